@@ -1,0 +1,276 @@
+"""The frozen values that travel between the stages. Imports no stage and no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+# --- dtypes -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DType:
+    """A number format by its safetensors name (``BF16``) and its torch name (``bfloat16``)."""
+
+    name: str
+    torch_name: str
+    bytes: int
+    is_float: bool
+
+
+_TABLE = [
+    DType("F64", "float64", 8, True),
+    DType("F32", "float32", 4, True),
+    DType("F16", "float16", 2, True),
+    DType("BF16", "bfloat16", 2, True),
+    DType("F8_E4M3", "float8_e4m3fn", 1, True),
+    DType("F8_E5M2", "float8_e5m2", 1, True),
+    DType("F8_E8M0", "float8_e8m0fnu", 1, True),
+    DType("C64", "complex64", 8, False),
+    DType("I64", "int64", 8, False),
+    DType("I32", "int32", 4, False),
+    DType("I16", "int16", 2, False),
+    DType("I8", "int8", 1, False),
+    DType("U64", "uint64", 8, False),
+    DType("U32", "uint32", 4, False),
+    DType("U16", "uint16", 2, False),
+    DType("U8", "uint8", 1, False),
+    DType("BOOL", "bool", 1, False),
+]
+DTYPES: Mapping[str, DType] = MappingProxyType({d.name: d for d in _TABLE})
+DTYPES_BY_TORCH_NAME: Mapping[str, DType] = MappingProxyType({d.torch_name: d for d in _TABLE})
+ARITHMETIC_DTYPES = ("F64", "F32", "F16", "BF16")
+"""The formats a merge computes with; every other format is copied, never averaged."""
+
+
+# --- recipe -----------------------------------------------------------------------------------
+
+Scalar = float | int | bool | str
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """``{filter, value}``: a value, or a gradient of values, for the tensors a filter matches.
+
+    ``filter`` is None (all tensors), a plain substring, ``glob:…`` or ``re:…``.
+    ``value`` is one scalar, or a tuple of scalars interpolated over the layers of a slice.
+    """
+
+    filter: str | None
+    value: Scalar | tuple[Scalar, ...]
+
+
+Setting = tuple[Conditional, ...]
+"""The normal form of a parameter in a recipe: tried in order, the first match wins."""
+
+Settings = Mapping[str, Setting]
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """``path[@revision][+lora[@lora_revision]]``: a folder, a file or a hub id."""
+
+    path: str
+    revision: str | None = None
+    lora: str | None = None
+    lora_revision: str | None = None
+    override_architecture: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.path}@{self.revision}" if self.revision else self.path
+        if self.lora:
+            text += f"+{self.lora}"
+            text += f"@{self.lora_revision}" if self.lora_revision else ""
+        return text
+
+
+@dataclass(frozen=True)
+class Input:
+    """One entry of ``models`` or one source of a slice.
+
+    ``layer_range`` is [start, end), zero-based; an end of None means the model's last layer.
+    ``where`` is its place in the recipe (``slices[0].sources[1]``).
+    """
+
+    model: ModelReference
+    layer_range: tuple[int, int | None] | None = None
+    parameters: Settings = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive output layers made from equally long layer ranges of one or more inputs."""
+
+    inputs: tuple[Input, ...]
+    base_model: ModelReference | None = None
+    parameters: Settings = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A part of the model with its own inputs: ``inputs`` (the ``models`` form) or ``slices``.
+
+    ``name`` is None for the recipe's top level, which means the whole model.
+    """
+
+    name: str | None
+    inputs: tuple[Input, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    parameters: Settings = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """``tokenizer:`` or ``tokenizer_source:``. ``source`` is ``union``, ``base`` or a model.
+
+    ``tokens`` maps token text to its raw mapping as written, in file order.
+    """
+
+    source: str | ModelReference
+    tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pad_to_multiple_of: int | None = None
+    union_mode: str | None = None
+    missing: str | None = None
+    where: str = "tokenizer"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One merge as the user wrote it, in normal form.
+
+    Args:
+        merge_method: the method's name as written.
+        modules: one module named None (top-level ``models`` or ``slices``), or the named ones.
+        base_model: donor of config and tokenizer, and the base of methods that use one.
+        parameters: the top-level settings, lowest precedence.
+        model_parameters: ``input_model_parameters`` by reference, below slice level.
+        dtype, out_dtype: safetensors dtype names (``BF16``) or None.
+        include, exclude: tensor patterns (globs or ``re:``); what they leave out stays the base's.
+        text: the document exactly as given.
+        lines: recipe path → 1-based line, for messages.
+        chain: the documents of the same file that come before this one, in the order to run.
+            A model reference whose ``path`` is a chain document's ``name`` means its result.
+    """
+
+    merge_method: str
+    modules: tuple[Module, ...]
+    base_model: ModelReference | None = None
+    parameters: Settings = field(default_factory=dict)
+    model_parameters: Mapping[ModelReference, Settings] = field(default_factory=dict)
+    dtype: str | None = None
+    out_dtype: str | None = None
+    name: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    tokenizer: TokenizerSettings | None = None
+    chat_template: str | ModelReference | None = None
+    text: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    chain: tuple[Recipe, ...] = ()
+
+    def models(self) -> tuple[ModelReference, ...]:
+        """Every model used, in order of first appearance, the base first if there is one."""
+        found = [self.base_model] if self.base_model else []
+        for module in self.modules:
+            found += [i.model for i in module.inputs]
+            for piece in module.slices:
+                found += [piece.base_model] if piece.base_model else []
+                found += [i.model for i in piece.inputs]
+        return tuple(dict.fromkeys(found))
+
+    def line(self, where: str) -> int | None:
+        """The line of a recipe path, or of its nearest parent that has one."""
+        while where:
+            if where in self.lines:
+                return self.lines[where]
+            cut = max(where.rfind("."), where.rfind("["))
+            where = where[:cut] if cut > 0 else ""
+        return None
+
+
+# --- checkpoint -------------------------------------------------------------------------------
+
+
+class Scratch(Protocol):
+    """Reusable memory of one worker. Buffers live until the same key is asked for again."""
+
+    def bytes(self, key: object, nbytes: int) -> memoryview:
+        """A writable buffer of exactly ``nbytes``."""
+        ...
+
+
+class View(Protocol):
+    """A tensor as the plan sees it, wherever its numbers come from.
+
+    A view is a frozen, hashable value (a dataclass): it prints, pickles and compares.
+    """
+
+    @property
+    def dtype(self) -> str:
+        """safetensors dtype name."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files that must be on disk to read it."""
+        ...
+
+    def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
+        """Elements [start, stop) of the flattened tensor, 1-D, in the view's own dtype.
+
+        The result may live in ``scratch`` under ``key`` and is overwritten by the next read
+        with the same key. Safe to call from several threads with different scratches.
+        """
+        ...
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Tell the system that these elements will be read soon. May do nothing."""
+        ...
+
+
+def numel(shape: tuple[int, ...]) -> int:
+    """Number of elements of a shape; 1 for a 0-d tensor."""
+    return math.prod(shape)
+
+
+def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a dense tensor."""
+    return DTYPES[dtype].bytes * numel(shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One input with its headers read and none of its weights.
+
+    Args:
+        label: how the recipe names it; used in every message.
+        root: the folder its side files are in.
+        tensors: name → view, in natural order (numbers inside names compare as numbers).
+        config: config.json as raw JSON, or None.
+        side_files: every file that is not weights, relative to ``root``, sorted.
+        revision: the hub commit, or None for a local input.
+        is_local: whether the reference was a path on this machine.
+        fetch: weight files that are not on disk yet: path → (repo id, revision, file name).
+    """
+
+    label: str
+    root: Path
+    tensors: Mapping[str, View]
+    config: Mapping[str, Any] | None = None
+    side_files: tuple[str, ...] = ()
+    revision: str | None = None
+    is_local: bool = True
+    fetch: Mapping[Path, tuple[str, str, str]] = field(default_factory=dict)
