@@ -1,0 +1,1 @@
+"""Benchmarks and real-model checks for mergeloom; see README.md beside this file."""
