@@ -65,11 +65,13 @@ class Problems:
         self.warnings: list[Problem] = []
 
     def error(self, where: str, message: str, hint: str = "", line: int | None = None) -> None:
+        """Add a mistake, once."""
         problem = Problem(where, message, hint, line)
         if problem not in self.errors:
             self.errors.append(problem)
 
     def warn(self, where: str, message: str, hint: str = "", line: int | None = None) -> None:
+        """Add a warning, once."""
         problem = Problem(where, message, hint, line)
         if problem not in self.warnings:
             self.warnings.append(problem)

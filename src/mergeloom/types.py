@@ -221,7 +221,9 @@ class View(Protocol):
         ...
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes; () for a 0-d tensor."""
+        ...
 
     @property
     def files(self) -> tuple[Path, ...]:

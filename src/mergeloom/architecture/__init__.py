@@ -1,0 +1,7 @@
+"""What a model is made of, from tensor names, shapes and raw config.json: no list of families."""
+
+from mergeloom.architecture.layout import Layout, Place, is_buffer, understand
+from mergeloom.architecture.names import Alignment, align
+from mergeloom.architecture.stacks import Stack
+
+__all__ = ["Alignment", "Layout", "Place", "Stack", "align", "is_buffer", "understand"]

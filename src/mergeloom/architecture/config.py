@@ -1,0 +1,61 @@
+"""Edits of raw config.json: only what must change changes, unknown keys and order stay."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from mergeloom.types import DTYPES
+
+TIE = "tie_word_embeddings"
+DTYPE_KEYS = ("torch_dtype", "dtype")
+QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+
+
+def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The dtype under the key the donor used, in nested scopes too; else ``torch_dtype``."""
+    result = copy.deepcopy(dict(config))
+    name = DTYPES[dtype].torch_name
+    if not _set_everywhere(result, DTYPE_KEYS, name):
+        result["torch_dtype"] = name
+    return result
+
+
+def with_tying(config: Mapping[str, Any], tied: bool) -> dict[str, Any]:
+    """``tie_word_embeddings`` in every scope that has it, and at the top when it must be false.
+
+    Many classes default to true, so an untied model without the key needs it written.
+    """
+    result = copy.deepcopy(dict(config))
+    if not _set_everywhere(result, (TIE,), tied) and not tied:
+        result[TIE] = False
+    return result
+
+
+def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without the keys that describe quantized weights."""
+    result = copy.deepcopy(dict(config))
+    for scope in [result, *(v for v in result.values() if isinstance(v, dict))]:
+        for key in QUANTIZATION_KEYS:
+            scope.pop(key, None)
+    return result
+
+
+def says_tied(config: Mapping[str, Any]) -> bool | None:
+    """The model's own word on tied embeddings, None when the config has no such key."""
+    scopes = [config, *(v for v in config.values() if isinstance(v, Mapping))]
+    said = [bool(s[TIE]) for s in scopes if TIE in s]
+    return said[0] if said else None
+
+
+def _set_everywhere(scope: dict[str, Any], keys: tuple[str, ...], value: Any) -> bool:
+    """Set every one of ``keys`` that exists at any depth of nested mappings."""
+    found = False
+    for key, old in scope.items():
+        if key in keys:
+            scope[key] = value
+            found = True
+        elif isinstance(old, dict):
+            found = _set_everywhere(old, keys, value) or found
+    return found

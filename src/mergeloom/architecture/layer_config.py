@@ -1,0 +1,160 @@
+"""config.json of a model whose layers were picked, repeated or reordered.
+
+The scope is the mapping that owns the layer count. Everything in it that speaks of single layers
+is rewritten; keys that are unknown or not about layers stay as they are, in their order.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mergeloom.architecture.stacks import LAYER_LIST_KEYS, Stack, lookup
+
+Scope = Mapping[str, Any]
+Selection = Sequence[tuple[Scope, int]]
+"""For every output layer: the scope of the source's config.json and the source layer's index."""
+
+INDEX_LIST = re.compile(r"(idx|idxs|indices|index|ids|layers|locations)$")
+SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
+
+
+def count_scope(config: Mapping[str, Any], stack: Stack) -> Scope:
+    """The mapping that owns the stack's layer count (the top level when none is written)."""
+    return lookup(config, stack.count_key[:-1]) if stack.count_key else config
+
+
+def select_layers(
+    config: Mapping[str, Any], stack: Stack, selection: Selection, *, keep: Sequence[Stack] = ()
+) -> dict[str, Any]:
+    """config.json with the layers of ``stack`` replaced by ``selection``.
+
+    Args:
+        config: the donor's raw config.json; it is not changed.
+        stack: the donor's stack that was rebuilt.
+        selection: the source of every output layer, in output order.
+        keep: the other stacks; their count keys are left alone.
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(config))
+    if stack.count_key is None:
+        return result
+    scope: dict[str, Any] = result
+    for key in stack.count_key[:-1]:
+        scope = scope[key]
+    old = stack.length
+    others = {s.count_key for s in keep}
+    for key, derive in _derived_lists(scope).items():
+        per_layer = [derive(source, index) for source, index in selection]
+        # A uniform pattern needs no list: the class derives the same one for any length.
+        if key not in scope and len({derive(scope, i) for i in range(old)} | set(per_layer)) > 1:
+            scope[key] = [derive(scope, i) for i in range(old)]
+    for key, value in list(scope.items()):
+        if (*stack.count_key[:-1], key) in others:
+            continue
+        rewritten = _rewrite(key, value, old, selection, count=stack.count_key[-1])
+        if rewritten is not None:
+            scope[key] = rewritten
+    return result
+
+
+def _rewrite(key: str, value: Any, old: int, selection: Selection, *, count: str) -> Any:
+    """The new value of one key of the scope, or None to leave it."""
+    new = len(selection)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return new if key == count and value == old else None
+    if isinstance(value, list) and _is_index_list(key, value, old):
+        return [j for j, (source, i) in enumerate(selection) if i in (_of(source, key) or value)]
+    if isinstance(value, list) and len(value) == old:
+        return [_pick(_of(source, key), value, i) for source, i in selection]
+    if isinstance(value, list) and key in LAYER_LIST_KEYS and 0 < len(value) < old:
+        return [value[i % len(value)] for _, i in selection]
+    if isinstance(value, str) and len(value) == old and "pattern" in key:
+        return "".join(_pick(_of(source, key), value, i) for source, i in selection)
+    if isinstance(value, dict) and "layer" in key and all(str(k).isdigit() for k in value):
+        width = len(str(new - 1)) if any(str(k).startswith("0") for k in value) else 0
+        by_index = {int(k): v for k, v in value.items()}
+        return {
+            str(j).zfill(width): by_index[i] for j, (_, i) in enumerate(selection) if i in by_index
+        }
+    return None
+
+
+def _is_index_list(key: str, value: list[Any], old: int) -> bool:
+    """Whether a list holds layer numbers (llama4's moe_layers), not one flag for each layer."""
+    if not value or not INDEX_LIST.search(key):
+        return False
+    numbers = [v for v in value if isinstance(v, int) and not isinstance(v, bool)]
+    rising = all(a < b for a, b in itertools.pairwise(numbers))
+    return len(numbers) == len(value) and rising and numbers[0] >= 0 and numbers[-1] < old
+
+
+def _of(source: Scope, key: str) -> Any:
+    """The source's own list, materialised if its class would derive one."""
+    if key in source:
+        return source[key]
+    derive = _derived_lists(source).get(key)
+    length = next((source[k] for k in ("num_hidden_layers", "n_layer") if k in source), 0)
+    return [derive(source, i) for i in range(length)] if derive else None
+
+
+def _pick(theirs: Any, fallback: Any, index: int) -> Any:
+    """Entry ``index`` of the source's list, or of the donor's when the source has none."""
+    return theirs[index] if theirs is not None and index < len(theirs) else fallback[index]
+
+
+# --- patterns that a class derives from scalars when the list is not written -------------------
+
+Derive = Callable[[Scope, int], Any]
+
+
+def _every(period: Scope, key: str, default: int, index: int) -> bool:
+    """Whether ``index`` is the last of its period."""
+    value = period.get(key)
+    return (index + 1) % (value if isinstance(value, int) and value > 0 else default) == 0
+
+
+def _sliding_except_every(key: str, default: int) -> Derive:
+    return lambda scope, i: FULL if _every(scope, key, default, i) else SLIDING
+
+
+def _window_after(scope: Scope, index: int) -> str:
+    in_use = scope.get("use_sliding_window") and scope.get("sliding_window") is not None
+    return SLIDING if in_use and index >= scope.get("max_window_layers", 28) else FULL
+
+
+def _linear_except_every(scope: Scope, index: int) -> str:
+    return FULL if _every(scope, "full_attention_interval", 4, index) else LINEAR
+
+
+def _rope_flag(scope: Scope, index: int) -> int:
+    return 0 if _every(scope, "no_rope_layer_interval", 4, index) else 1
+
+
+_LAYER_TYPES: Mapping[str, Derive] = {
+    "gemma2": _sliding_except_every("", 2),
+    "gpt_oss": _sliding_except_every("", 2),
+    "gemma3": _sliding_except_every("sliding_window_pattern", 6),
+    "t5gemma2": _sliding_except_every("sliding_window_pattern", 6),
+    "cohere2": _sliding_except_every("sliding_window_pattern", 4),
+    "exaone4": _sliding_except_every("sliding_window_pattern", 4),
+    "olmo3": _sliding_except_every("sliding_window_pattern", 4),
+    "qwen2": _window_after,
+    "qwen3": _window_after,
+    "qwen3_next": _linear_except_every,
+    "qwen3_5": _linear_except_every,
+}
+_NO_ROPE = ("llama4", "smollm3")
+
+
+def _derived_lists(scope: Scope) -> Mapping[str, Derive]:
+    """The per-layer lists that this scope's model type derives, longest type name first."""
+    model_type = str(scope.get("model_type", ""))
+    if model_type.startswith(_NO_ROPE):
+        return {"no_rope_layers": _rope_flag}
+    for known in sorted(_LAYER_TYPES, key=len, reverse=True):
+        if model_type == known or model_type.startswith(f"{known}_"):
+            return {"layer_types": _LAYER_TYPES[known]}
+    return {}

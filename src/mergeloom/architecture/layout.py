@@ -1,0 +1,184 @@
+"""What every tensor of a model is: layer, embedding, head, before or after the layers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from mergeloom.architecture.stacks import (
+    NEXT_TOKEN_KEYS,
+    Shapes,
+    Stack,
+    family,
+    find_stacks,
+    leaves,
+    split,
+)
+
+HEAD = re.compile(
+    r"lm_head|embed_out|output_layer|(^|\.)output\.|vocab_projector|predictions\.decoder|proj_out"
+    r"|pred_layer|unembed|head"
+)
+NOT_HEAD = re.compile(r"embed_tokens|wte|shared|word_emb")
+NOT_EMBEDDING = re.compile(
+    r"vision|visual|vit|image|audio|speech|pos_embed|position|token_type|patch|class_embed", re.I
+)
+EMBEDDING_SEGMENTS = frozenset(
+    """embed_tokens wte tok_embeddings word_embeddings token_embedding embed_in shared embeddings
+    embed""".split()
+)
+PRE = re.compile(
+    r"embed|wte|wpe|position|patch|stem|conv1|conv2|emb_norm|emb_ln|token_type|pre_layernorm"
+    r"|ln_pre|class_token|mask_token|shared|project_in"
+)
+POST = re.compile(
+    r"(^|\.)(norm|ln_f|norm_f|ln_out|output_norm|final_\w*norm\w*|final_logits_bias|project_out"
+    r"|proj_out|hc_head|pooler|classifier|score|predictions|qa_outputs|generator_\w+|cls)(\.|$)"
+    r"|encoder\.ln|^(\w+\.)?LayerNorm"
+)
+POST_FIRST = re.compile(r"embedding_norm")
+BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|attention\.(masked_)?bias$")
+
+Role = Literal["layer", "embedding", "head", "pre", "post"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands. ``stack`` and ``index`` only for layers; ``suffix`` is the rest."""
+
+    role: Role
+    stack: Stack | None = None
+    index: int = 0
+    suffix: str = ""
+
+    @property
+    def position(self) -> float:
+        """Its place in a gradient: 0 before the layers, 1 after them, i/(n−1) inside."""
+        if self.stack is None:
+            return 1.0 if self.role in ("head", "post") else 0.0
+        return self.index / (self.stack.length - 1) if self.stack.length > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The structure of one checkpoint, from names, shapes and config.json alone.
+
+    ``main`` is the stack that ``models`` and ``slices`` mean. ``embeddings`` and ``heads`` are
+    names. A model without a head tensor is tied when its config does not say otherwise.
+    """
+
+    shapes: Shapes
+    config: Mapping[str, Any]
+    stacks: tuple[Stack, ...]
+    main: Stack | None
+    embeddings: tuple[str, ...]
+    heads: tuple[str, ...]
+
+    @cached_property
+    def _by_prefix(self) -> dict[str, Stack]:
+        return {stack.prefix: stack for stack in self.stacks}
+
+    def place(self, name: str) -> Place:
+        """The place of one tensor of this checkpoint."""
+        if parts := split(name):
+            prefix, index, suffix = parts
+            if stack := self._by_prefix.get(prefix):
+                return Place("layer", stack, index, suffix)
+        if name in self.embeddings:
+            return Place("embedding")
+        if name in self.heads:
+            return Place("head")
+        if POST_FIRST.search(name) or is_post(name):
+            return Place("post")
+        return Place("pre")
+
+    @cached_property
+    def suffixes(self) -> Mapping[tuple[str, int], tuple[str, ...]]:
+        """(stack prefix, layer index) → the suffixes of that layer, in checkpoint order."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for name in self.shapes:
+            place = self.place(name)
+            if place.stack:
+                found.setdefault((place.stack.prefix, place.index), []).append(place.suffix)
+        return {key: tuple(value) for key, value in found.items()}
+
+
+def understand(shapes: Shapes, config: Mapping[str, Any] | None) -> Layout:
+    """The layout of a checkpoint.
+
+    Args:
+        shapes: tensor name → shape, in checkpoint order.
+        config: raw config.json, or None for a bare weight file.
+    """
+    config = config or {}
+    stacks = find_stacks(shapes, config)
+    loose = [n for n in shapes if not any(n.startswith(f"{s.prefix}.") for s in stacks)]
+    candidates = _vocabulary_tensors(loose, shapes, config)
+    heads = tuple(n for n in candidates if HEAD.search(n) and not NOT_HEAD.search(n))
+    embeddings = [n for n in candidates if n not in heads and not NOT_EMBEDDING.search(n)]
+    main = _main_stack(stacks, embeddings, shapes)
+    if main and len(embeddings) > 1:
+        near = max(_common_segments(n, main.prefix) for n in embeddings)
+        embeddings = [n for n in embeddings if _common_segments(n, main.prefix) == near]
+    return Layout(shapes, config, stacks, main, tuple(embeddings), heads)
+
+
+def is_post(name: str) -> bool:
+    """Whether a tensor outside the layers comes after them, by its name."""
+    return bool(POST.search(name) or (HEAD.search(name) and not NOT_HEAD.search(name))) and not (
+        PRE.search(name) and not HEAD.search(name)
+    )
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is a constant that models of one kind share: copied, never merged."""
+    return bool(BUFFERS.search(name))
+
+
+def _vocabulary_tensors(loose: list[str], shapes: Shapes, config: Mapping[str, Any]) -> list[str]:
+    """2-D tensors outside the stacks whose rows are the vocabulary (padded ones by name)."""
+    sizes = {v for p, v in leaves(config) if p and p[-1] == "vocab_size" and isinstance(v, int)}
+    matrices = [n for n in loose if len(shapes[n]) == 2]
+    exact = [n for n in matrices if shapes[n][0] in sizes]
+    if any(not NOT_EMBEDDING.search(n) and not _is_head(n) for n in exact):
+        return exact
+    named = [n for n in matrices if EMBEDDING_SEGMENTS & set(n.split("."))]
+    rows = {shapes[n][0] for n in named if _plausible(shapes[n][0], sizes)}
+    return exact + [n for n in matrices if n not in exact and shapes[n][0] in rows]
+
+
+def _plausible(rows: int, sizes: set[int]) -> bool:
+    """Whether a table can belong to a vocabulary size: it may be padded."""
+    return not sizes or any(size <= rows <= 1.1 * size + 64 for size in sizes)
+
+
+def _is_head(name: str) -> bool:
+    return bool(HEAD.search(name)) and not NOT_HEAD.search(name)
+
+
+def _common_segments(one: str, other: str) -> int:
+    count = 0
+    for a, b in zip(one.split("."), other.split("."), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _main_stack(stacks: tuple[Stack, ...], embeddings: list[str], shapes: Shapes) -> Stack | None:
+    """The stack that the input embedding belongs to, else the text one, else the largest."""
+    counted = [s for s in stacks if s.count_key and s.count_key[-1] not in NEXT_TOKEN_KEYS]
+    candidates = counted or list(stacks)
+    if not candidates:
+        return None
+
+    def rank(stack: Stack) -> tuple[int, bool, bool, int]:
+        near = max((_common_segments(n, stack.prefix) for n in embeddings), default=0)
+        size = sum(math.prod(s) for n, s in shapes.items() if n.startswith(f"{stack.prefix}."))
+        return near, family(stack.prefix) == "text", "decoder" in stack.prefix, size
+
+    return max(candidates, key=rank)

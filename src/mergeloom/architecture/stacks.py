@@ -1,0 +1,137 @@
+"""Layer stacks from tensor names and shapes: no list of known families.
+
+A tensor name splits at its first all-digit segment into (prefix, index, suffix). A prefix whose
+indices run 0…n−1 is a stack of n layers; config.json tells where n is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Shapes = Mapping[str, tuple[int, ...]]
+Path = tuple[str, ...]
+
+COUNT_KEYS = frozenset(
+    """num_hidden_layers n_layer n_layers num_layers depth layers encoder_layers decoder_layers
+    num_encoder_layers num_decoder_layers encoder_num_hidden_layers decoder_num_hidden_layers
+    num_blocks num_block hidden_layers num_global_layers num_recurrent_layers num_layers_per_stack
+    text_layers n_text_layer L_layers H_layers""".split()
+)
+LAYER_LIST_KEYS = ("layers_block_type", "layer_types", "block_types", "hybrid_override_pattern")
+NEXT_TOKEN_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
+
+VISION = re.compile(r"vision|visual|vit(?!e)|image", re.I)
+AUDIO = re.compile(r"audio|speech|codec|acoustic", re.I)
+TEXT_SCOPES = ("text_config", "llm_config", "language_config")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Repeated layers ``{prefix}.{i}.{suffix}`` for i in 0…length−1.
+
+    ``count_key`` is the path in config.json that holds the length, or None. ``extra`` counts the
+    multi-token-prediction layers stored behind the regular ones; ``length`` leaves them out.
+    """
+
+    prefix: str
+    length: int
+    count_key: Path | None = None
+    extra: int = 0
+
+    def tensor(self, index: int, suffix: str) -> str:
+        """The name of one tensor of layer ``index``."""
+        return f"{self.prefix}.{index}.{suffix}"
+
+
+def split(name: str) -> tuple[str, int, str] | None:
+    """(prefix, index, suffix) at the first all-digit segment, or None if there is none."""
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        if part.isascii() and part.isdigit() and 0 < position < len(parts) - 1:
+            return ".".join(parts[:position]), int(part), ".".join(parts[position + 1 :])
+    return None
+
+
+def family(text: str) -> str:
+    """``vision``, ``audio`` or ``text``, by the words in a prefix or a config path."""
+    if VISION.search(text):
+        return "vision"
+    return "audio" if AUDIO.search(text) else "text"
+
+
+def leaves(config: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every (path, value) of nested mappings; lists count as values."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from leaves(value, (*path, str(key)))
+    else:
+        yield path, config
+
+
+def lookup(config: Mapping[str, Any], path: Path) -> Any:
+    """The value at a path of nested mappings, or None."""
+    value: Any = config
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def find_stacks(shapes: Shapes, config: Mapping[str, Any]) -> tuple[Stack, ...]:
+    """Every layer stack among the tensor names, in order of appearance.
+
+    Args:
+        shapes: tensor name → shape.
+        config: config.json, possibly empty.
+    """
+    groups: dict[str, dict[int, set[str]]] = {}
+    for name in shapes:
+        if parts := split(name):
+            prefix, index, suffix = parts
+            groups.setdefault(prefix, {}).setdefault(index, set()).add(suffix)
+    stacks = []
+    for prefix, layers in groups.items():
+        count = len(layers)
+        composite = any("." in suffix for suffixes in layers.values() for suffix in suffixes)
+        if not composite or max(layers) != count - 1:
+            continue
+        stack = _with_count_key(prefix, count, config)
+        if count >= 2 or stack.count_key:
+            stacks.append(stack)
+    return tuple(stacks)
+
+
+def _with_count_key(prefix: str, count: int, config: Mapping[str, Any]) -> Stack:
+    """The stack with the config path that best explains its length, if any does."""
+    extra = max((int(v) for p, v in leaves(config) if p[-1:] and p[-1] in NEXT_TOKEN_KEYS
+                 and isinstance(v, int)), default=0)  # fmt: skip
+    for length, surplus in ((count, 0), (count - extra, extra)):
+        if length < 1:
+            continue
+        found = [path for path, value in leaves(config) if _is_count(path, value, length)]
+        if found:
+            return Stack(prefix, length, max(found, key=lambda p: _score(p, prefix)), surplus)
+    for path, value in leaves(config):
+        is_list = path and path[-1] in LAYER_LIST_KEYS and isinstance(value, (list, str))
+        if is_list and len(value) == count and family(".".join(path[:-1])) == family(prefix):
+            return Stack(prefix, count, path)
+    return Stack(prefix, count)
+
+
+def _is_count(path: Path, value: Any, length: int) -> bool:
+    return bool(path) and path[-1] in COUNT_KEYS and value == length and not isinstance(value, bool)
+
+
+def _score(path: Path, prefix: str) -> float:
+    """How well a count key fits a stack, by the words both use (higher is better)."""
+    dotted = ".".join(path)
+    score = 10.0 if family(dotted) == family(prefix) else 0.0
+    words = [word for word in ("decoder", "encoder") if word in prefix]
+    if words:
+        wanted, other = ("decoder", "encoder") if "decoder" in words else ("encoder", "decoder")
+        score += 5 if wanted in dotted else -5 if other in dotted else 0
+    score += 2 if path[-1] == "num_hidden_layers" else 0
+    score += 1 if any(scope in path for scope in TEXT_SCOPES) else 0
+    return score - 0.1 * len(path)

@@ -1,0 +1,135 @@
+"""What a merge method is: a formula, its parameters and its words. No I/O, no device, no YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mergeloom.types import Scalar
+
+Note = Callable[[str], None]
+"""Reports something about one tensor that the user should read after the merge."""
+
+Array = np.ndarray
+
+
+class MethodError(ValueError):
+    """These parameters or inputs have no result; the message says why in one sentence."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method.
+
+    Args:
+        name: as in the recipe.
+        help: one plain phrase for users.
+        kind: ``float``, ``int``, ``bool`` or ``choice``.
+        default: the value when the recipe says nothing. None with ``required`` False means
+            the method has its own rule for an absent value.
+        required: whether every model (or the recipe) must give it.
+        per_model: read for each input that is not the base, falling back to the global value;
+            otherwise read once per tensor from the global levels.
+        low, high: inclusive range, None for unbounded.
+        choices: the allowed words of a ``choice``.
+    """
+
+    name: str
+    help: str
+    kind: Literal["float", "int", "bool", "choice"] = "float"
+    default: Scalar | None = None
+    required: bool = False
+    per_model: bool = False
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Every parameter of one output tensor as plain numbers.
+
+    ``shared`` holds the global ones, ``per_model`` one mapping for each input that is not the
+    base, in the recipe's order. Defaults are filled in.
+    """
+
+    shared: Mapping[str, Scalar | None]
+    per_model: tuple[Mapping[str, Scalar | None], ...]
+    has_base: bool
+
+    def number(self, name: str) -> float:
+        """A global parameter as a float."""
+        value = self.shared[name]
+        if value is None or isinstance(value, str):
+            raise MethodError(f"{name} is not a number")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """A global parameter as a bool."""
+        return bool(self.shared[name])
+
+    def each(self, name: str) -> list[float]:
+        """A per-model parameter of every input that is not the base, as floats."""
+        values = [given[name] for given in self.per_model]
+        numbers = [float(v) for v in values if v is not None and not isinstance(v, str)]
+        if len(numbers) != len(values):
+            raise MethodError(f"{name} is missing for some of the models")
+        return numbers
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """``Σ cᵢ xᵢ`` over the inputs, or ``base + Σ cᵢ (xᵢ − base)`` with ``deltas``.
+
+    ``coefficients`` is a tuple when it depends on the parameters alone: one streaming pass.
+    Otherwise it is a function of the Gram matrix of the inputs (or of their deltas), float64 of
+    shape (..., k, k), that returns coefficients of shape (..., k): two streaming passes.
+
+    The inputs are ordered base first (only without ``deltas``, when the method has a base), then
+    as in the recipe. ``vectors`` says what the Gram matrix is taken of: the whole tensor
+    flattened, every vector along the last axis, or every vector along the first axis.
+    """
+
+    coefficients: tuple[float, ...] | Callable[[Array, Note], Array]
+    deltas: bool = False
+    vectors: Literal["tensor", "last", "first"] = "tensor"
+
+
+Formula = WeightedSum
+"""What a method makes of its arguments. Further contracts are further kinds of formula."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method. ``formula`` turns the arguments of one tensor into what the engine runs.
+
+    Args:
+        name: the name in a recipe.
+        title: the display name for tables and model cards.
+        summary: two plain sentences: what it does.
+        use: when to choose it, one sentence.
+        formula: arguments → formula; raises MethodError for arguments without a result.
+        parameters: what it reads.
+        base: whether a base model is ``required``, ``optional`` or ``unused``.
+        models: smallest and largest number of inputs besides the base; None is unbounded.
+        reference: the paper or page.
+        example: a recipe that runs, with made-up model names.
+    """
+
+    name: str
+    title: str
+    summary: str
+    use: str
+    formula: Callable[[Arguments], Formula]
+    parameters: tuple[Parameter, ...] = ()
+    base: Literal["required", "optional", "unused"] = "unused"
+    models: tuple[int, int | None] = (1, None)
+    reference: str = ""
+    example: str = ""
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The declaration of one parameter, or None if the method does not read it."""
+        return next((p for p in self.parameters if p.name == name), None)

@@ -1,0 +1,154 @@
+"""Interpolation on the sphere: coefficients from the angle between two vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mergeloom.methods.declaration import (
+    Arguments,
+    Array,
+    MethodError,
+    Note,
+    Parameter,
+    WeightedSum,
+)
+from mergeloom.methods.registry import method
+
+SMALLEST_NORM = 1e-8
+NEARLY_PARALLEL = 0.9995
+SMALLEST_NORM_NUSLERP = 1e-7
+NEARLY_ANTIPARALLEL = -0.9995
+
+FLATTEN = Parameter(
+    "nuslerp_flatten", "treat each tensor as one vector", kind="bool", default=True
+)
+ROW_WISE = Parameter(
+    "nuslerp_row_wise",
+    "with nuslerp_flatten: false, vectors along axis 0 (columns) instead of the last axis (rows)",
+    kind="bool",
+    default=False,
+)
+
+
+def cosines(gram: Array, smallest_norm: float, *, divide_by_floor: bool) -> Array:
+    """Cosine of two vectors from their (..., 2, 2) Gram matrix, clamped to [-1, 1].
+
+    A norm of at most ``smallest_norm`` is replaced: by that floor itself (``divide_by_floor``)
+    or by 1, which leaves a zero vector as it is.
+    """
+    norms = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))  # (..., 2)
+    floor = smallest_norm if divide_by_floor else 1.0
+    norms = np.where(norms > smallest_norm, norms, floor)
+    cosine: Array = np.clip(gram[..., 0, 1] / (norms[..., 0] * norms[..., 1]), -1.0, 1.0)
+    return cosine
+
+
+def interpolate(cosine: Array, t: float, linear: Array) -> Array:
+    """Coefficients (..., 2) of a great-circle step t, or of a straight one where ``linear``."""
+    theta = np.arccos(cosine)
+    sine = np.where(linear, 1.0, np.sin(theta))
+    first = np.where(linear, 1.0 - t, np.sin((1.0 - t) * theta) / sine)
+    second = np.where(linear, t, np.sin(t * theta) / sine)
+    return np.stack([first, second], axis=-1)
+
+
+@method(
+    name="slerp",
+    title="SLERP",
+    summary="Walks from the base model (t = 0) to the other model (t = 1) along an arc instead of "
+    "a straight line, tensor by tensor. With weight instead of t it is nuslerp.",
+    use="Blending exactly two models.",
+    base="optional",
+    models=(1, 2),
+    parameters=(
+        Parameter("t", "0 is the base model, 1 the other one; outside [0, 1] it extrapolates"),
+        Parameter("weight", "instead of t: how much of this model", per_model=True),
+        FLATTEN,
+        ROW_WISE,
+    ),
+    reference="https://en.wikipedia.org/wiki/Slerp",
+    example="""\
+merge_method: slerp
+base_model: org/A
+models:
+  - model: org/A
+  - model: org/B
+parameters:
+  t:
+    - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}
+    - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}
+    - value: 0.5
+dtype: bfloat16
+""",
+)
+def slerp(arguments: Arguments) -> WeightedSum:
+    """Spherical interpolation from the base; straight where ``|cos| > 0.9995``.
+
+    ``[sin((1−t)θ) v₀ + sin(tθ) v₁] / sin θ`` on the raw vectors, θ between the unit ones.
+    """
+    if arguments.shared["t"] is None:
+        if any(given["weight"] is None for given in arguments.per_model):
+            raise MethodError("needs t, or a weight for each of the two models")
+        return nuslerp.formula(arguments)
+    if not arguments.has_base or len(arguments.per_model) != 1:
+        raise MethodError(
+            "with t needs exactly two models, one of them the base_model; found "
+            f"{len(arguments.per_model)} besides the base"
+            if arguments.has_base
+            else "with t needs base_model to say which of the two models is t = 0"
+        )
+    t = arguments.number("t")
+
+    def coefficients(gram: Array, note: Note) -> Array:
+        del note
+        cosine = cosines(gram, SMALLEST_NORM, divide_by_floor=False)
+        return interpolate(cosine, t, np.abs(cosine) > NEARLY_PARALLEL)
+
+    return WeightedSum(coefficients)
+
+
+@method(
+    name="nuslerp",
+    title="NuSLERP",
+    summary="Interpolates between two models along an arc, with a weight for each model. "
+    "With a third model as base_model it interpolates their task vectors.",
+    use="Like slerp when weights are handier than t, or to blend two fine-tunes of one base.",
+    base="optional",
+    models=(2, 2),
+    parameters=(
+        Parameter("weight", "how much of this model", required=True, per_model=True),
+        FLATTEN,
+        ROW_WISE,
+    ),
+    example="""\
+merge_method: nuslerp
+base_model: org/base
+models:
+  - {model: org/A, parameters: {weight: 0.6}}
+  - {model: org/B, parameters: {weight: 0.4}}
+dtype: bfloat16
+""",
+)
+def nuslerp(arguments: Arguments) -> WeightedSum:
+    """Slerp at ``t = w₂ / (w₁ + w₂)``, of the models or (with a base) of their deltas.
+
+    Collinear vectors interpolate linearly: where the cosine is ±1 in float32.
+    """
+    if len(arguments.per_model) != 2:
+        raise MethodError(
+            f"needs exactly two models besides the base, found {len(arguments.per_model)}"
+        )
+    first, second = arguments.each("weight")
+    t = 0.5 if abs(first + second) < 1e-6 else second / (first + second)
+
+    def coefficients(gram: Array, note: Note) -> Array:
+        cosine = cosines(gram, SMALLEST_NORM_NUSLERP, divide_by_floor=True)
+        collinear = np.abs(cosine.astype(np.float32)) == 1
+        if np.any((cosine < NEARLY_ANTIPARALLEL) & ~collinear):
+            note("the two vectors are nearly opposite, so the arc between them is ill-defined")
+        return interpolate(cosine, t, collinear)
+
+    vectors = "tensor"
+    if not arguments.flag("nuslerp_flatten"):
+        vectors = "first" if arguments.flag("nuslerp_row_wise") else "last"
+    return WeightedSum(coefficients, deltas=arguments.has_base, vectors=vectors)  # type: ignore[arg-type]
