@@ -1,0 +1,88 @@
+"""The documents of one file: which uses which, and in what order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from mergeloom.errors import Problems, RecipeError
+from mergeloom.recipe.references import parse_reference
+from mergeloom.types import ModelReference, Recipe
+
+
+def arrange(recipes: Sequence[Recipe], problems: Problems) -> Recipe:
+    """The final document of a file, with the documents it needs as its ``chain``.
+
+    The unnamed document is the final one, or else the last of the file. A document is used when
+    the path of a model reference is its name; other texts that happen to be equal do not count.
+
+    Raises:
+        RecipeError: for a second unnamed document, a name used twice, or documents that need
+            each other in a circle.
+    """
+    if len(recipes) == 1:
+        return recipes[0]
+    mistakes = Problems()
+    by_name: dict[str, Recipe] = {}
+    unnamed: list[Recipe] = []
+    for recipe in recipes:
+        if recipe.name is None:
+            unnamed.append(recipe)
+        elif recipe.name in by_name:
+            message = f"two documents of this file are called {recipe.name!r}"
+            mistakes.error("name", message, line=recipe.line("name"))
+        else:
+            by_name[recipe.name] = recipe
+    for recipe in unnamed[1:]:
+        message = "only one document of a file can be without a name"
+        line = recipe.line("merge_method")
+        mistakes.error("", message, "Give this one a name: key.", line)
+    mistakes.raise_errors(RecipeError)
+    final = unnamed[0] if unnamed else recipes[-1]
+    ordered: list[Recipe] = []
+    for recipe in recipes:
+        # Every document is walked, so that a circle is found even where nothing uses it.
+        _visit(recipe, by_name, ordered, [])
+    needed: list[Recipe] = []
+    _visit(final, by_name, needed, [])
+    for recipe in ordered:
+        if all(recipe is not one for one in needed):
+            message = f"nothing uses document {recipe.name!r}; it is not computed"
+            problems.warn("name", message, line=recipe.line("name"))
+    return replace(final, chain=tuple(needed[:-1]))
+
+
+def _visit(
+    recipe: Recipe, by_name: Mapping[str, Recipe], done: list[Recipe], path: list[Recipe]
+) -> None:
+    """Append a document to ``done`` after everything it needs."""
+    if any(recipe is one for one in done):
+        return
+    if any(recipe is one for one in path):
+        start = next(i for i, one in enumerate(path) if one is recipe)
+        names = [str(one.name) for one in path[start:]] + [str(recipe.name)]
+        message = f"the documents need each other in a circle: {' → '.join(names)}"
+        problems = Problems()
+        problems.error("name", message, line=recipe.line("name"))
+        problems.raise_errors(RecipeError)
+    for reference in references(recipe):
+        if reference.path in by_name and reference.path != recipe.name:
+            _visit(by_name[reference.path], by_name, done, [*path, recipe])
+    done.append(recipe)
+
+
+def references(recipe: Recipe) -> Iterator[ModelReference]:
+    """Every model a document names: inputs, bases, and those of tokenizer and chat template."""
+    yield from recipe.models()
+    if isinstance(recipe.chat_template, ModelReference):
+        yield recipe.chat_template
+    if recipe.tokenizer is None:
+        return
+    if isinstance(recipe.tokenizer.source, ModelReference):
+        yield recipe.tokenizer.source
+    for token in recipe.tokenizer.tokens.values():
+        source = token.get("source")
+        if isinstance(source, Mapping) and "kind" in source:
+            source = source.get("model")
+        if source is not None:
+            yield parse_reference(source)
