@@ -1,0 +1,42 @@
+"""Models as they are stored: found, checked and described without loading a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mergeloom.checkpoint.fingerprint import fingerprint, identity
+from mergeloom.checkpoint.open import open_checkpoint
+from mergeloom.checkpoint.open_files import close_files
+from mergeloom.checkpoint.views import MemoryTensor, RowsOf, StoredTensor, StridedTensor
+from mergeloom.checkpoint.weights import natural
+from mergeloom.types import Checkpoint
+
+__all__ = [
+    "MemoryTensor",
+    "RowsOf",
+    "StoredTensor",
+    "StridedTensor",
+    "close_files",
+    "fetch",
+    "fingerprint",
+    "identity",
+    "natural",
+    "open_checkpoint",
+]
+
+
+def fetch(checkpoint: Checkpoint, files: Iterable[Path]) -> None:
+    """Download those weight files of a hub model that are not on disk yet.
+
+    Args:
+        checkpoint: as opened.
+        files: the files that will be read; those not in ``checkpoint.fetch`` are skipped.
+
+    Raises:
+        CheckpointError: a file cannot be downloaded.
+    """
+    if checkpoint.fetch:
+        from mergeloom.checkpoint import hub
+
+        hub.fetch(checkpoint, files)

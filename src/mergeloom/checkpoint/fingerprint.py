@@ -1,0 +1,79 @@
+"""Recognising a checkpoint again: by a sample of its content, or by its files' times."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from mergeloom.checkpoint.weights import relative
+from mergeloom.errors import CheckpointError
+from mergeloom.types import Checkpoint
+
+_SAMPLES, _SAMPLE = 64, 4096
+_LONGEST_HEADER = 2**28
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """A hash of what the weight files are called, how long they are, and samples of their bytes.
+
+    Per file: its name in the folder, its size, everything in front of the first tensor (the
+    header, or the pickle), and 64 samples of 4 KiB, evenly spaced. It tells checkpoints apart
+    that training made different, and does not depend on where and when they were stored. It is
+    a sample: a change of a few bytes between the samples goes unnoticed. It is not a proof.
+
+    Returns:
+        SHA-256 in hexadecimal.
+
+    Raises:
+        CheckpointError: a weight file is not on disk or cannot be read.
+    """
+    digest = hashlib.sha256()
+    first = _first_bytes(checkpoint)
+    for path in sorted(first, key=lambda path: relative(path, checkpoint.root)):
+        name = relative(path, checkpoint.root)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{len(name)}:{name}:{size}:".encode())
+                header = file.read(min(first[path], _LONGEST_HEADER))
+                digest.update(header)
+                for place in _places(len(header), size):
+                    file.seek(place)
+                    digest.update(file.read(_SAMPLE))
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _first_bytes(checkpoint: Checkpoint) -> dict[Path, int]:
+    """Every weight file, and where the first of its tensors begins."""
+    first: dict[Path, int] = {}
+    for view in checkpoint.tensors.values():
+        for path in view.files:
+            offset = getattr(view, "offset", 0)
+            first[path] = min(first.get(path, offset), offset)
+    return first
+
+
+def _places(start: int, size: int) -> list[int]:
+    """Where the samples of bytes [start, size) begin: all of it if there are few."""
+    if size - start <= _SAMPLES * _SAMPLE:
+        return list(range(start, size, _SAMPLE))
+    return [start + n * (size - start - _SAMPLE) // (_SAMPLES - 1) for n in range(_SAMPLES)]
+
+
+def identity(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
+    """Weight file → (bytes, modification time in ns): a cheap look whether an input changed.
+
+    Raises:
+        CheckpointError: a weight file is not on disk.
+    """
+    found = {}
+    for path in dict.fromkeys(p for view in checkpoint.tensors.values() for p in view.files):
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        found[relative(path, checkpoint.root)] = (status.st_size, status.st_mtime_ns)
+    return dict(sorted(found.items()))

@@ -1,0 +1,119 @@
+"""Opening one input: find it, read its headers, say everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergeloom.checkpoint.file_kinds import (
+    FOREIGN,
+    WEIGHT_SUFFIXES,
+    module_folders,
+    side_files,
+    walk,
+)
+from mergeloom.checkpoint.folder import choose_weights, read_json
+from mergeloom.checkpoint.locate import locate
+from mergeloom.checkpoint.report import Report
+from mergeloom.checkpoint.weights import natural, read_file, read_weights
+from mergeloom.errors import Problems
+from mergeloom.types import Checkpoint, ModelReference
+
+
+def open_checkpoint(
+    reference: ModelReference,
+    problems: Problems,
+    *,
+    where: str = "",
+    line: int | None = None,
+    cache_dir: Path | None = None,
+) -> Checkpoint | None:
+    """Find a model and read its headers, but none of its weights.
+
+    Args:
+        reference: a folder, a file or a hub id.
+        problems: receives every mistake and warning; after a mistake None is returned.
+        where: place of the reference in the recipe, for messages.
+        line: line of that place.
+        cache_dir: where the hub's files are kept; the hub's own default if None.
+
+    Returns:
+        The checkpoint. Weight files of a hub model may still have to be fetched.
+    """
+    report = Report(problems, where, line)
+    place = locate(reference, report)
+    if place is None:
+        return None
+    if not isinstance(place, Path):
+        from mergeloom.checkpoint.hub import open_hub
+
+        return open_hub(reference, place, report, cache_dir)
+    if place.is_dir():
+        return open_folder(reference, place, report)
+    return _open_file(reference, place, report)
+
+
+def open_folder(
+    reference: ModelReference, root: Path, report: Report, revision: str | None = None
+) -> Checkpoint | None:
+    """Open a folder on disk; ``revision`` marks the hub's cache."""
+    shown = str(reference).rstrip("/") or "/"
+    errors = len(report.problems.errors)
+    try:
+        names = frozenset(walk(root))
+    except OSError as error:
+        report.error(f"{shown} cannot be listed: {error.strerror or error}")
+        return None
+    config = read_config(reference, root, names, shown, report)
+    weights = choose_weights(root, names, shown, report)
+    if weights is None:
+        return None
+    tensors = read_weights(
+        weights, shown, report, lambda name, title, to: read_file(root / name, title, to)
+    )
+    if tensors is None or len(report.problems.errors) > errors:
+        return None
+    return Checkpoint(
+        label=str(reference),
+        root=root,
+        tensors=tensors,
+        config=config,
+        side_files=side_files(names, module_folders(root)),
+        revision=revision,
+        is_local=revision is None,
+    )
+
+
+def read_config(
+    reference: ModelReference, root: Path, names: frozenset[str], shown: str, report: Report
+) -> Mapping[str, Any] | None:
+    """``config.json`` with the architecture the recipe asked for, or None if there is none."""
+    if "config.json" not in names:
+        return None
+    config = read_json(root / "config.json", f"{shown}/config.json", report)
+    if config is None or reference.override_architecture is None:
+        return config
+    return {**config, "architectures": [reference.override_architecture]}
+
+
+def _open_file(reference: ModelReference, path: Path, report: Report) -> Checkpoint | None:
+    """Open one weight file, without a config and side files."""
+    shown = str(reference)
+    if not path.is_file():
+        report.error(f"{shown} is neither a folder nor a file")
+        return None
+    if not path.name.lower().endswith((*WEIGHT_SUFFIXES, *FOREIGN)):
+        report.error(
+            f"{shown} is not a weight file ({', '.join(WEIGHT_SUFFIXES)})",
+            f"Name the model's folder: {path.parent}",
+        )
+        return None
+    tensors = read_file(path, shown, report)
+    if tensors is None:
+        return None
+    if not tensors:
+        report.error(f"{shown} holds no tensors")
+        return None
+    ordered = dict(sorted(tensors.items(), key=lambda item: natural(item[0])))
+    return Checkpoint(label=shown, root=path.parent, tensors=ordered)

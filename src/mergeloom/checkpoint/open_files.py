@@ -1,0 +1,106 @@
+"""Positioned reads from weight files, through a small set of open descriptors."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from mergeloom.errors import CheckpointError
+
+_LIMIT = 48
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class OpenFile:
+    """One open descriptor. It closes when nobody refers to it any more.
+
+    That makes eviction safe without locks around reads: a thread that is still reading from an
+    evicted file holds the last reference.
+    """
+
+    __slots__ = ("fd", "identity", "size")
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, _FLAGS)
+        status = os.fstat(self.fd)
+        self.identity = (status.st_dev, status.st_ino)
+        self.size = status.st_size
+
+    def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]
+        if hasattr(self, "fd"):
+            close(self.fd)
+
+
+_files: OrderedDict[Path, OpenFile] = OrderedDict()
+_lock = threading.Lock()
+
+
+def open_file(path: Path) -> OpenFile:
+    """The open file at ``path`` as it is now: a file replaced since is opened again."""
+    status = os.stat(path)
+    with _lock:
+        known = _files.get(path)
+        if known is not None and known.identity == (status.st_dev, status.st_ino):
+            _files.move_to_end(path)
+            return known
+        opened = _files[path] = OpenFile(path)
+        _files.move_to_end(path)
+        while len(_files) > _LIMIT:
+            _files.popitem(last=False)
+        return opened
+
+
+def close_files() -> None:
+    """Close every weight file kept open, so that deleted ones give their disk space back."""
+    with _lock:
+        _files.clear()
+
+
+def read_into(path: Path, offset: int, buffer: memoryview) -> None:
+    """Fill ``buffer`` with the bytes of ``path`` from ``offset``.
+
+    Raises:
+        CheckpointError: the file is gone, unreadable, or ends before the buffer is full.
+    """
+    done = 0
+    try:
+        file = open_file(path)
+        while done < len(buffer):
+            count = _read_at(file.fd, buffer[done:], offset + done)
+            if count == 0:
+                break
+            done += count
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    if done < len(buffer):
+        raise CheckpointError(
+            f"{path} was changed or truncated while merging: wanted {len(buffer):,} bytes at "
+            f"{offset:,}, found {done:,}"
+        )
+
+
+def will_need(path: Path, offset: int, nbytes: int) -> None:
+    """Ask the system to read ahead, where it can be asked."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        os.posix_fadvise(open_file(path).fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        return  # only a hint: the read that follows reports what is wrong
+
+
+if hasattr(os, "preadv"):
+
+    def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
+        return os.preadv(fd, [buffer], offset)
+
+else:  # pragma: no cover - Windows has no positioned read: seek and read under one lock
+
+    def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
+        with _lock:
+            os.lseek(fd, offset, os.SEEK_SET)
+            data = os.read(fd, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,243 @@
+"""Tensors that stay where they are until a range of their elements is read."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mergeloom.checkpoint.open_files import open_file, read_into, will_need
+from mergeloom.errors import CheckpointError
+from mergeloom.types import DTYPES, DTYPES_BY_TORCH_NAME, Scratch, View, numel
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _torch_dtype(dtype: str) -> torch.dtype:
+    import torch
+
+    found: torch.dtype = getattr(torch, DTYPES[dtype].torch_name)
+    return found
+
+
+def _buffer(dtype: str, count: int, scratch: Scratch, key: object) -> torch.Tensor:
+    """``count`` uninitialised elements in scratch memory."""
+    import torch
+
+    kind = _torch_dtype(dtype)
+    if count == 0:  # torch.frombuffer refuses empty buffers
+        return torch.empty(0, dtype=kind)
+    return torch.frombuffer(scratch.bytes(key, count * DTYPES[dtype].bytes), dtype=kind)
+
+
+def _check_range(start: int, stop: int, size: int) -> None:
+    if not 0 <= start <= stop <= size:
+        raise ValueError(f"elements [{start}, {stop}) of a tensor of {size}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A dense row-major tensor: consecutive bytes of a file.
+
+    Args:
+        path: the weight file.
+        offset: of the first element, in bytes from the start of the file.
+        dtype: safetensors dtype name.
+        shape: of the tensor.
+    """
+
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The one file it is in."""
+        return (self.path,)
+
+    def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
+        """Elements [start, stop) of the flattened tensor, in scratch memory."""
+        import torch
+
+        _check_range(start, stop, numel(self.shape))
+        size = DTYPES[self.dtype].bytes
+        if start == stop:
+            return _buffer(self.dtype, 0, scratch, key)
+        buffer = scratch.bytes(key, (stop - start) * size)
+        read_into(self.path, self.offset + start * size, buffer)
+        return torch.frombuffer(buffer, dtype=_torch_dtype(self.dtype))
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Ask the system to read these elements ahead."""
+        size = DTYPES[self.dtype].bytes
+        if stop > start:
+            will_need(self.path, self.offset + start * size, (stop - start) * size)
+
+
+@dataclass(frozen=True, slots=True)
+class StridedTensor:
+    """A tensor of a pickle whose elements are not consecutive, such as a transposed matrix.
+
+    It is read through a memory map, a few rows at a time. Such tensors are rare: the writers of
+    checkpoints make tensors contiguous first.
+
+    Args:
+        path: the weight file.
+        offset: of element (0, 0, …), in bytes from the start of the file.
+        dtype: safetensors dtype name.
+        shape: of the tensor.
+        stride: elements from one index to the next along each axis, not negative.
+    """
+
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The one file it is in."""
+        return (self.path,)
+
+    def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
+        """Elements [start, stop) of the flattened tensor, copied into scratch memory."""
+        _check_range(start, stop, numel(self.shape))
+        out = _buffer(self.dtype, stop - start, scratch, key)
+        if start < stop:
+            _copy_range(self._map(), start, stop, out)
+        return out
+
+    def _map(self) -> torch.Tensor:
+        """The whole tensor over a private memory map of the bytes it spans."""
+        import torch
+
+        last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        page = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        end = self.offset + (last + 1) * DTYPES[self.dtype].bytes
+        try:
+            file = open_file(self.path)
+            # A private writable map, because torch warns about memory that it may not write to.
+            # mmap duplicates the descriptor, and refuses a range beyond the end of the file.
+            memory = mmap.mmap(file.fd, end - page, access=mmap.ACCESS_COPY, offset=page)
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{self.path} was changed or truncated while merging") from error
+        flat = torch.frombuffer(
+            memory, dtype=_torch_dtype(self.dtype), offset=self.offset - page, count=last + 1
+        )
+        return flat.as_strided(self.shape, self.stride)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Do nothing: the elements are scattered."""
+
+
+def _copy_range(tensor: torch.Tensor, start: int, stop: int, out: torch.Tensor) -> None:
+    """Copy elements [start, stop) of the flattened tensor without flattening all of it."""
+    if start == 0 and stop == tensor.numel():
+        out.view(tensor.shape).copy_(tensor)
+        return
+    row = tensor.numel() // tensor.shape[0]
+    first, last = -(-start // row), stop // row  # the whole rows inside the range
+    if first > last:  # the range lies inside one row
+        _copy_range(tensor[last], start - last * row, stop - last * row, out)
+        return
+    head = first * row - start
+    body = head + (last - first) * row
+    if head:
+        _copy_range(tensor[first - 1], row - head, row, out[:head])
+    if last > first:
+        rows = tensor[first:last]
+        out[head:body].view(rows.shape).copy_(rows)
+    if stop > last * row:
+        _copy_range(tensor[last], 0, stop - last * row, out[body:])
+
+
+@dataclass(frozen=True, slots=True)
+class RowsOf:
+    """Rows [start, stop) along the first axis of another view."""
+
+    view: View
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        rows = self.view.shape[0] if self.view.shape else 0
+        if not 0 <= self.start <= self.stop <= rows:
+            raise ValueError(f"rows [{self.start}, {self.stop}) of shape {self.view.shape}")
+
+    @property
+    def dtype(self) -> str:
+        """safetensors dtype name."""
+        return self.view.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the rows."""
+        return (self.stop - self.start, *self.view.shape[1:])
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of the whole view."""
+        return self.view.files
+
+    def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
+        """Elements [start, stop) of the flattened rows."""
+        _check_range(start, stop, numel(self.shape))
+        skip = self.start * math.prod(self.view.shape[1:])
+        return self.view.read(skip + start, skip + stop, scratch, key)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Prefetch from the whole view."""
+        skip = self.start * math.prod(self.view.shape[1:])
+        self.view.prefetch(skip + start, skip + stop)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryTensor:
+    """A view over a torch tensor in memory. Two of them are equal when they are the same object.
+
+    Raises:
+        CheckpointError: the tensor is sparse, on the meta device, or of an unsupported dtype.
+    """
+
+    tensor: torch.Tensor
+
+    def __post_init__(self) -> None:
+        kind, layout = str(self.tensor.dtype), str(self.tensor.layout)
+        if kind.removeprefix("torch.") not in DTYPES_BY_TORCH_NAME:
+            raise CheckpointError(f"tensors of dtype {kind} cannot be merged or copied")
+        if layout != "torch.strided" or self.tensor.is_meta:
+            kind = "meta" if self.tensor.is_meta else layout.removeprefix("torch.")
+            raise CheckpointError(f"a {kind} tensor has no plain values to read")
+
+    @property
+    def dtype(self) -> str:
+        """safetensors dtype name."""
+        return DTYPES_BY_TORCH_NAME[str(self.tensor.dtype).removeprefix("torch.")].name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """No file."""
+        return ()
+
+    def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
+        """Elements [start, stop) of the flattened tensor, always a copy in scratch memory."""
+        _check_range(start, stop, self.tensor.numel())
+        out = _buffer(self.dtype, stop - start, scratch, key)
+        if start < stop:
+            _copy_range(self.tensor.detach(), start, stop, out)
+        return out
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Do nothing: it is in memory."""
