@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from mergeloom.recipe.settings import NO_VALUE, SettingError, parse_setting
 from mergeloom.recipe.words import nearest_match, nearest_word
 from mergeloom.recipe.yaml_reader import join
 from mergeloom.types import Setting, Settings
+
+# The parameters of an entry of models or sources, and those given by model.
+_PER_MODEL = re.compile(r"(^|\.)(models|sources)\[\d+\]\.parameters\.|^input_model_parameters\.")
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,12 @@ class Declarations:
             return self.own[name]
         return EMBED_SLERP if name == EMBED_SLERP.name else None
 
-    def warning(self, name: str) -> str:
-        """What to say of a parameter the method does not read, or an empty text."""
-        if self.own is None or self.declaration(name):
+    def warning(self, name: str, per_model: bool) -> str:
+        """What to say of a parameter the method does not read here, or an empty text."""
+        known = self.declaration(name)
+        if known and per_model and not getattr(known, "per_model", True):
+            return f"{name} is one value for all models, so it is not read here"
+        if self.own is None or known:
             return ""
         reads = ", ".join(self.own) or "no parameters"
         if name in self.all:
@@ -153,7 +160,7 @@ class SettingsReader:
         return setting
 
     def _warn(self, name: str, setting: Setting, where: str, line: int | None) -> None:
-        unread = self.declarations.warning(name)
+        unread = self.declarations.warning(name, _PER_MODEL.search(where) is not None)
         if unread:
             self.problems.warn(where, unread, line=line)
         for i, entry in enumerate(setting[:-1]):

@@ -84,6 +84,11 @@ Parameters = Annotated[
 _PARAMETERS = "Settings of the merge method; the nearest level to the input wins."
 
 
+def _ignored(description: str) -> Any:
+    # Not pydantic's own ``deprecated``, which warns whenever the field is read.
+    return Field(description=description, json_schema_extra={"deprecated": True})
+
+
 class Level(BaseModel):
     """A mapping of the recipe. A key it does not know is an error."""
 
@@ -95,9 +100,9 @@ class Model(Level):
 
     model: Annotated[Reference, Field(description="Folder, file or hub id of the model.")]
     parameters: Annotated[Parameters, Field(description=_PARAMETERS)] = {}
-    layer_range: Annotated[Any, Field(description="Ignored here; use slices.", deprecated=True)] = (
-        None
-    )
+    layer_range: Annotated[
+        Any, Field(description="Ignored here; use slices.", json_schema_extra={"deprecated": True})
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +133,9 @@ class OutputSlice(Level):
         None
     )
     parameters: Annotated[Parameters, Field(description=_PARAMETERS)] = {}
-    residual_weight: Annotated[Any, Field(description="Ignored.", deprecated=True)] = None
+    residual_weight: Annotated[Any, _ignored("Ignored.")] = None
+        Any, Field(description="Ignored.", json_schema_extra={"deprecated": True})
+    ] = None
 
 
 class ModuleEntry(Level):
