@@ -134,8 +134,6 @@ class OutputSlice(Level):
     )
     parameters: Annotated[Parameters, Field(description=_PARAMETERS)] = {}
     residual_weight: Annotated[Any, _ignored("Ignored.")] = None
-        Any, Field(description="Ignored.", json_schema_extra={"deprecated": True})
-    ] = None
 
 
 class ModuleEntry(Level):
