@@ -33,6 +33,13 @@ def with_tying(config: Mapping[str, Any], tied: bool) -> dict[str, Any]:
     return result
 
 
+def with_values(config: Mapping[str, Any], keys: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Every one of ``keys`` that the config has, at any depth, set to ``value``."""
+    result = copy.deepcopy(dict(config))
+    _set_everywhere(result, keys, value)
+    return result
+
+
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without the keys that describe quantized weights."""
     result = copy.deepcopy(dict(config))

@@ -1,0 +1,314 @@
+"""Runs the jobs of a plan: workers take spans of blocks, read, compute and write them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from mergeloom.engine.device import one_torch_thread, resolve_device
+from mergeloom.engine.finite import nonfinite
+from mergeloom.engine.journal import Finished
+from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.sink import Sink
+from mergeloom.engine.sizes import (
+    BLOCK,
+    BLOCKS_PER_SPAN,
+    DEFAULT_MEMORY,
+    affordable_threads,
+    default_threads,
+    peak_bytes,
+)
+from mergeloom.engine.weighted_sum import SumKernel
+from mergeloom.errors import MergeError, MergeloomError, Problem
+from mergeloom.plan import Job, Plan
+from mergeloom.types import DTYPES, numel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run; none of it changes a byte of the result.
+
+    Args:
+        threads: workers; None for the cores this process may use.
+        max_memory: bytes the whole process may take.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu`` or ``auto``.
+        allow_nonfinite: count NaN and infinity instead of stopping at them.
+        progress: called with (bytes read, bytes written) of each finished span, from any thread.
+    """
+
+    threads: int | None = None
+    max_memory: int = DEFAULT_MEMORY
+    device: str = "cpu"
+    allow_nonfinite: bool = False
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass
+class Report:
+    """What a run did: non-finite elements and notes by tensor, and its engine time in seconds."""
+
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Running:
+    """One job on its way: its kernel, what was measured, what is left."""
+
+    def __init__(self, number: int, job: Job, device: torch.device) -> None:
+        formula = job.formula()
+        self.number = number
+        self.job = job
+        self.kernel = SumKernel(job, formula, device) if formula else None
+        self.dtype: torch.dtype = getattr(torch, DTYPES[job.dtype].torch_name)
+        self.lock = threading.Lock()
+        self.measured: dict[int, np.ndarray] = {}
+        self.nonfinite = 0
+        self.notes: list[str] = []
+        row = self.kernel.block_row if self.kernel else 1
+        self.step = max(1, BLOCK // max(1, row)) * max(1, row)
+        size = numel(job.shape)
+        span = self.step * BLOCKS_PER_SPAN
+        self.spans = [(a, min(a + span, size)) for a in range(0, size, span)] or [(0, 0)]
+        self.left = len(self.spans)
+
+    @property
+    def must_measure(self) -> bool:
+        """Whether a first pass over the weights comes before the writing one."""
+        return bool(self.kernel and self.kernel.must_measure and self.spans[0][1])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One span of one job in one of its two passes."""
+
+    running: Running
+    span: int
+    measure: bool
+
+
+class Queue:
+    """Hands out spans: those of started jobs first, so that their inputs are still cached."""
+
+    def __init__(self, jobs: Iterable[tuple[int, Job]], device: torch.device) -> None:
+        self._jobs = iter(jobs)
+        self._device = device
+        self._ready: deque[Task] = deque()
+        self._lock = threading.Lock()
+        self.stopped = threading.Event()
+
+    def take(self) -> Task | None:
+        """The next span, or None when there is nothing left to start."""
+        with self._lock:
+            if self.stopped.is_set():
+                return None
+            if not self._ready:
+                entry = next(self._jobs, None)
+                if entry is None:
+                    return None
+                self._push(Running(*entry, self._device), measure=None)
+            return self._ready.popleft()
+
+    def second_pass(self, running: Running) -> None:
+        """Queue the writing pass of a job that has been measured."""
+        with self._lock:
+            running.left = len(running.spans)
+            self._push(running, measure=False)
+
+    def _push(self, running: Running, measure: bool | None) -> None:
+        first = running.must_measure if measure is None else measure
+        tasks = [Task(running, i, first) for i in range(len(running.spans))]
+        self._ready.extendleft(reversed(tasks))
+
+
+def run(
+    plan: Plan,
+    sink: Sink,
+    settings: Settings | None = None,
+    finished: Sequence[Finished] = (),
+    done: Callable[[Finished], None] = lambda tensor: None,
+) -> Report:
+    """Compute every output tensor of a plan that is not finished yet.
+
+    Args:
+        plan: what to compute.
+        sink: takes the blocks.
+        settings: how to run.
+        finished: tensors that an earlier run completed.
+        done: called when a tensor's last block has been written, from any thread.
+
+    Raises:
+        MergeError: a tensor cannot be computed or has NaN or infinity in it.
+        KeyboardInterrupt: passed on once the workers have stopped.
+    """
+    settings = settings or Settings()
+    device = resolve_device(settings.device)
+    report = Report()
+    for tensor in finished:
+        _record(report, plan, tensor)
+    skip = {tensor.job for tensor in finished}
+    jobs = [(n, job) for n, job in enumerate(plan.jobs) if n not in skip]
+    threads = _threads(plan, settings)
+    queue = Queue(jobs, device)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        worker = Worker(queue, sink, settings, device)
+        try:
+            while task := queue.take():
+                if tensor := worker.run(task):
+                    _check_finite(plan, tensor, settings)
+                    done(tensor)
+                    _record(report, plan, tensor)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
+            failures.append(error)
+            queue.stopped.set()
+
+    started = time.perf_counter()
+    with one_torch_thread():
+        _run_workers(work, threads, queue)
+    report.seconds = time.perf_counter() - started
+    if failures:
+        raise failures[0]
+    return report
+
+
+def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
+    """Run ``count`` workers to their end; an interrupt stops them after their current span."""
+    workers = [threading.Thread(target=work, name=f"mergeloom-{i}") for i in range(count)]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException:
+        queue.stopped.set()
+        for worker in workers:
+            worker.join()
+        raise
+
+
+def _threads(plan: Plan, settings: Settings) -> int:
+    wanted = settings.threads or default_threads()
+    threads = affordable_threads(plan, wanted, settings.max_memory)
+    if threads < 1:
+        raise MergeError(
+            Problem(
+                "--max-memory",
+                f"{settings.max_memory} bytes are too few: one worker needs {peak_bytes(plan, 1)}",
+                "Give it more.",
+            )
+        )
+    return threads
+
+
+def _record(report: Report, plan: Plan, tensor: Finished) -> None:
+    name = plan.jobs[tensor.job].name
+    if tensor.nonfinite:
+        report.nonfinite[name] = tensor.nonfinite
+    if tensor.notes:
+        report.notes[name] = tensor.notes
+
+
+def _check_finite(plan: Plan, tensor: Finished, settings: Settings) -> None:
+    if not tensor.nonfinite or settings.allow_nonfinite:
+        return
+    job = plan.jobs[tensor.job]
+    sources = ", ".join(f"{i.model}:{i.tensor}" for i in job.inputs)
+    raise MergeError(
+        Problem(
+            job.name,
+            f"{tensor.nonfinite} of {numel(job.shape)} elements are NaN or infinite after "
+            f"{job.method or 'copying'} in {DTYPES[job.dtype].torch_name} from {sources}",
+            "Look for a damaged input or too large a weight, choose a wider dtype, or continue "
+            "with --allow-nonfinite.",
+        )
+    )
+
+
+class Worker:
+    """One thread's hands: its scratch memory and what it does with a span."""
+
+    def __init__(self, queue: Queue, sink: Sink, settings: Settings, device: torch.device) -> None:
+        self._queue = queue
+        self._sink = sink
+        self._progress = settings.progress or (lambda read, written: None)
+        self._device = device
+        self._scratch = Scratch()
+
+    def run(self, task: Task) -> Finished | None:
+        """Do one span; the finished tensor if it was the job's last."""
+        running = task.running
+        start, stop = running.spans[task.span]
+        for entry in running.job.inputs:
+            entry.view.prefetch(start, stop)
+        try:
+            if task.measure:
+                self._measure(running, task.span, start, stop)
+            else:
+                self._write(running, start, stop)
+        except MergeloomError:
+            raise
+        except Exception as error:
+            raise MergeError(_located(running.job, error)) from error
+        return self._finish(task)
+
+    def _measure(self, running: Running, span: int, start: int, stop: int) -> None:
+        if running.kernel:
+            part = running.kernel.measure(start, stop, running.step, self._scratch)
+            with running.lock:
+                running.measured[span] = part
+        self._progress(_input_bytes(running.job, start, stop), 0)
+
+    def _write(self, running: Running, start: int, stop: int) -> None:
+        bad = 0
+        for a in range(start, stop, running.step):
+            block = self._block(running, a, min(a + running.step, stop))
+            bad += nonfinite(block)
+            self._sink.write(running.number, a, block)
+        with running.lock:
+            running.nonfinite += bad
+        size = DTYPES[running.job.dtype].bytes
+        self._progress(_input_bytes(running.job, start, stop), (stop - start) * size)
+
+    def _block(self, running: Running, start: int, stop: int) -> torch.Tensor:
+        """One block of the output in the output dtype, rounded once."""
+        if running.kernel is None:
+            block = running.job.inputs[0].view.read(start, stop, self._scratch, "raw")
+        else:
+            block = running.kernel.compute(start, stop, self._scratch)
+        if block.dtype == running.dtype and block.device.type == "cpu":
+            return block
+        out = self._scratch.tensor("out", stop - start, running.dtype)
+        return out.copy_(block)
+
+    def _finish(self, task: Task) -> Finished | None:
+        running = task.running
+        with running.lock:
+            running.left -= 1
+            if running.left:
+                return None
+        if task.measure and running.kernel:
+            parts = [running.measured[i] for i in range(len(running.spans))]
+            running.kernel.settle(parts, running.notes.append)
+            running.measured.clear()
+            self._queue.second_pass(running)
+            return None
+        return Finished(running.number, running.nonfinite, tuple(running.notes))
+
+
+def _input_bytes(job: Job, start: int, stop: int) -> int:
+    return sum((stop - start) * DTYPES[i.view.dtype].bytes for i in job.inputs)
+
+
+def _located(job: Job, error: Exception) -> Problem:
+    inputs = ", ".join(f"{i.model} {i.view.dtype} {list(i.view.shape)}" for i in job.inputs)
+    return Problem(
+        job.name, f"{type(error).__name__} in {job.method or 'copying'} of {inputs}: {error}"
+    )

@@ -1,0 +1,97 @@
+"""Where finished blocks go: preallocated output files, or tensors in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from mergeloom.errors import OutputError, Problem
+from mergeloom.plan import Plan, shard_header
+from mergeloom.types import DTYPES
+
+
+class Sink(Protocol):
+    """Takes blocks in any order from any thread."""
+
+    def write(self, job: int, start: int, block: torch.Tensor) -> None:
+        """Elements from ``start`` on of the job's output, 1-D, in the output dtype, on the CPU."""
+        ...
+
+
+class ShardFiles:
+    """Output shards whose headers are written and whose space is reserved before the first block.
+
+    Args:
+        plan: decides names, headers and offsets.
+        folder: where the shards go.
+        fingerprints: of the inputs, for the metadata.
+        resume: keep the shards that are there; they were made by the same plan.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, fingerprints: Mapping[str, str], *, resume: bool
+    ) -> None:
+        self._places: dict[int, tuple[int, int]] = {}
+        self._files: list[int] = []
+        self._sizes = [DTYPES[job.dtype].bytes for job in plan.jobs]
+        for shard in plan.shards:
+            header = shard_header(plan, shard, fingerprints)
+            path = folder / shard.file
+            size = len(header) + shard.data_bytes
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            self._files.append(fd)
+            if not (resume and os.fstat(fd).st_size == size):
+                _reserve(fd, size, path)
+                os.pwrite(fd, header, 0)
+            for job, offset in zip(shard.jobs, shard.offsets, strict=True):
+                self._places[job] = (fd, len(header) + offset)
+
+    def write(self, job: int, start: int, block: torch.Tensor) -> None:
+        """Write one block at its place."""
+        fd, offset = self._places[job]
+        offset += start * self._sizes[job]
+        left = memoryview(block.view(torch.uint8).numpy()) if block.numel() else memoryview(b"")
+        while len(left):
+            try:
+                done = os.pwrite(fd, left, offset)
+            except OSError as error:
+                raise OutputError(f"the output cannot be written: {error.strerror}") from error
+            left, offset = left[done:], offset + done
+
+    def close(self) -> None:
+        """Close the files; the blocks are the operating system's to keep from here on."""
+        for fd in self._files:
+            os.close(fd)
+        self._files = []
+
+
+def _reserve(fd: int, size: int, path: Path) -> None:
+    """Give the file its final size, and its space where the file system can promise it."""
+    try:
+        os.ftruncate(fd, size)
+        if hasattr(os, "posix_fallocate") and size:
+            os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        raise OutputError(
+            Problem(str(path), f"cannot reserve {size} bytes: {error.strerror}", "Free some space.")
+        ) from error
+
+
+class Tensors:
+    """Output tensors in memory, by name."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._jobs = plan.jobs
+        self.by_name = {
+            job.name: torch.empty(job.shape, dtype=getattr(torch, DTYPES[job.dtype].torch_name))
+            for job in plan.jobs
+        }
+
+    def write(self, job: int, start: int, block: torch.Tensor) -> None:
+        """Copy one block to its place."""
+        flat = self.by_name[self._jobs[job].name].view(-1)
+        flat[start : start + block.numel()].copy_(block)

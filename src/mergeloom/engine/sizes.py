@@ -1,0 +1,50 @@
+"""Block sizes and the memory a run will need. Imports no torch, so a plan can say it too."""
+
+from __future__ import annotations
+
+import os
+
+from mergeloom.plan.plan import Job, Plan
+
+BLOCK = 1 << 17
+"""Elements that are computed at once: small enough to stay in a core's cache. Part of the result:
+sums over a tensor are taken block by block, so it must not depend on threads or memory."""
+
+BLOCKS_PER_SPAN = 32
+"""Blocks that one worker takes at a time."""
+
+BASELINE = 380 << 20
+"""Bytes of a process that has imported torch and this package, before any buffer."""
+
+DEFAULT_MEMORY = 1 << 30
+
+
+def default_threads() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def block_elements(job: Job) -> int:
+    """Elements of one block of a job: whole rows of a matrix, at least one row."""
+    row = job.shape[-1] if len(job.shape) > 1 else 1
+    return max(1, BLOCK // max(1, row)) * max(1, row)
+
+
+def worker_bytes(job: Job) -> int:
+    """Most buffer bytes one worker needs for a job: raw inputs, float64 copies, sums, output."""
+    return block_elements(job) * (len(job.inputs) * (8 + 8) + 4 * 8)
+
+
+def peak_bytes(plan: Plan, threads: int) -> int:
+    """Bytes of memory a run with ``threads`` workers takes at most."""
+    largest = max((worker_bytes(job) for job in plan.jobs), default=0)
+    return BASELINE + threads * largest
+
+
+def affordable_threads(plan: Plan, threads: int, memory: int) -> int:
+    """How many of ``threads`` workers fit into ``memory`` bytes; 0 if not even one does."""
+    while threads and peak_bytes(plan, threads) > memory:
+        threads -= 1
+    return threads

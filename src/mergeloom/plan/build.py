@@ -1,0 +1,185 @@
+"""Recipe → plan. Reads headers and config files only; reports every mistake it can find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mergeloom.architecture.layer_config import count_scope
+from mergeloom.architecture.layer_kinds import Kind, first_misfit
+from mergeloom.architecture.stacks import LAYER_LIST_KEYS
+from mergeloom.errors import CheckpointError, MergeloomError, Problems, RecipeError, nearest
+from mergeloom.methods import METHODS, Method
+from mergeloom.plan import checks
+from mergeloom.plan.files import output_config, side_files
+from mergeloom.plan.jobs import JobMaker, unused_tensors
+from mergeloom.plan.models import Models, open_models, relate
+from mergeloom.plan.parameters import Resolver
+from mergeloom.plan.plan import Options, Plan
+from mergeloom.plan.shards import shard
+from mergeloom.plan.targets import Part, Restacked, make_parts, make_targets
+from mergeloom.types import Checkpoint, ModelReference, Recipe
+
+
+def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
+    """Decide everything about a merge before a weight is read.
+
+    Args:
+        recipe: as loaded.
+        options: see :class:`Options`.
+
+    Returns:
+        The plan; for a chain of documents the last one's, with the others in ``chain``.
+
+    Raises:
+        RecipeError: the recipe asks for something the method or the models cannot do.
+        CheckpointError: inputs are missing, damaged, or do not fit each other.
+    """
+    options = options or Options()
+    chain: list[Plan] = []
+    for earlier in recipe.chain:
+        part = _open_and_plan(earlier, options, tuple(chain))
+        folder = options.intermediates / f"{earlier.name}-{part.digest[:16]}"
+        chain.append(replace(part, folder=folder))
+    return _open_and_plan(recipe, options, tuple(chain))
+
+
+def plan_opened(
+    recipe: Recipe, opened: Mapping[ModelReference, Checkpoint], options: Options | None = None
+) -> Plan:
+    """Like :func:`make_plan` for checkpoints that are already open (or live in memory)."""
+    problems = Problems()
+    method = _method(recipe)
+    parts = make_parts(recipe, method)
+    _check_parts(recipe, method, parts, problems)
+    problems.raise_errors(RecipeError)
+    models = relate(opened, recipe.models()[0])
+    return _plan(recipe, method, parts, models, options or Options(), (), problems)
+
+
+def _open_and_plan(recipe: Recipe, options: Options, chain: tuple[Plan, ...]) -> Plan:
+    problems = Problems()
+    method = _method(recipe)
+    parts = make_parts(recipe, method)
+    _check_parts(recipe, method, parts, problems)
+    models = open_models(recipe, options, chain, problems)
+    if models is None:
+        raise CheckpointError(problems.errors)
+    problems.raise_errors(RecipeError)
+    return _plan(recipe, method, parts, models, options, chain, problems)
+
+
+def _plan(
+    recipe: Recipe,
+    method: Method,
+    parts: Sequence[tuple[Part, ...]],
+    models: Models,
+    options: Options,
+    chain: tuple[Plan, ...],
+    problems: Problems,
+) -> Plan:
+    every_part = [part for own in parts for part in own]
+    checks.check_quantized(models, problems)
+    checks.check_layers(recipe, models, every_part, problems)
+    targets, restacked = make_targets(recipe, parts, models, problems)
+    problems.raise_errors(CheckpointError)
+    resolver = Resolver(recipe, method, problems)
+    maker = JobMaker(recipe, method, models, options, problems, resolver)
+    jobs = maker.make(targets)
+    resolver.report_missing()
+    checks.report_lacking(maker)
+    checks.report_shapes(maker)
+    checks.report_filters(recipe, resolver, options, problems)
+    checks.check_vocabularies(recipe, models, problems)
+    for rebuilt in restacked:
+        _check_kinds(rebuilt, models, problems)
+    problems.raise_errors(_kind(maker))
+    checks.warn_settings(models, problems)
+    unused = unused_tensors(models, maker.used, _merged_whole(every_part))
+    checks.warn_left_out(maker, unused)
+    return Plan(
+        recipe=recipe,
+        jobs=jobs,
+        shards=shard(jobs, options.out_shard_size),
+        config=output_config(recipe, models, jobs, restacked, maker.truncated),
+        side_files=side_files(recipe, models, options),
+        inputs=tuple(model.checkpoint for model in models.by_reference.values()),
+        donor=models.donor.checkpoint.label,
+        seed=options.seed,
+        filters=resolver.filters(),
+        unused=unused,
+        warnings=tuple(problems.warnings),
+        chain=chain,
+    )
+
+
+def _method(recipe: Recipe) -> Method:
+    if recipe.merge_method in METHODS:
+        return METHODS[recipe.merge_method]
+    problems = Problems()
+    near = nearest(recipe.merge_method, METHODS)
+    problems.error(
+        "merge_method",
+        f"unknown method {recipe.merge_method!r}" + (f", {near}" if near else ""),
+        f"Known methods: {', '.join(METHODS)}",
+        recipe.line("merge_method"),
+    )
+    raise RecipeError(problems.errors)
+
+
+def _check_parts(
+    recipe: Recipe, method: Method, parts: Sequence[tuple[Part, ...]], problems: Problems
+) -> None:
+    checks.check_tokenizer_settings(recipe, problems)
+    for own in parts:
+        for part in own:
+            checks.check_count(recipe, method, part, problems)
+
+
+def _kind(maker: JobMaker) -> type[MergeloomError]:
+    return CheckpointError if maker.misshapen or maker.lacking else RecipeError
+
+
+def _merged_whole(parts: Sequence[Part]) -> tuple[ModelReference, ...]:
+    """The models that are merged from end to end, whose every tensor should find a use."""
+    found = [entry.model for part in parts if not part.is_slice for entry in part.inputs]
+    return tuple(dict.fromkeys(found))
+
+
+def _check_kinds(rebuilt: Restacked, models: Models, problems: Problems) -> None:
+    """Refuse a layer order that the loader cannot be told about."""
+    donor = models.donor
+    source = [_layer_kind(models, models.donor_reference, rebuilt, i)
+              for i in range(rebuilt.stack.length)]  # fmt: skip
+    selected = [_layer_kind(models, reference, rebuilt, i) for reference, i in rebuilt.selection]
+    if _has_layer_list(models, rebuilt):
+        return
+    bad = first_misfit(source, selected)
+    if bad is not None:
+        reference, index = rebuilt.selection[bad]
+        problems.error(
+            "slices",
+            f"output layer {bad} would be layer {index} of {reference}, but "
+            f"{donor.checkpoint.label}'s kind of model expects another kind of layer there",
+            "Choose ranges so that every kind of layer keeps its position or its period.",
+        )
+
+
+def _has_layer_list(models: Models, rebuilt: Restacked) -> bool:
+    """Whether config.json lists the kind of every layer, so that any order can be written."""
+
+    scope = count_scope(models.donor.checkpoint.config or {}, rebuilt.stack)
+    return any(key in scope for key in (*LAYER_LIST_KEYS, "mlp_layer_types", "moe_layers"))
+
+
+def _layer_kind(models: Models, reference: ModelReference, rebuilt: Restacked, index: int) -> Kind:
+    model = models[reference]
+    stack = model.stack_like(models.donor.layout, rebuilt.stack) or rebuilt.stack
+    suffixes = model.layout.suffixes.get((stack.prefix, index), ())
+    return frozenset((s, model.layout.shapes[stack.tensor(index, s)]) for s in suffixes)
+
+
+def default_intermediates(out: Path) -> Path:
+    """Where a chain keeps the results of earlier documents: beside the output, hidden."""
+    return out.parent / f".{out.name}.chain"

@@ -1,0 +1,276 @@
+"""Whether inputs fit a method and each other, in the words of the user's mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mergeloom.architecture import Layout
+from mergeloom.errors import Problems, nearest
+from mergeloom.methods import Method
+from mergeloom.plan.jobs import JobMaker
+from mergeloom.plan.models import Model, Models
+from mergeloom.plan.parameters import Resolver
+from mergeloom.plan.plan import Options
+from mergeloom.plan.targets import Part, Target
+from mergeloom.types import ModelReference, Recipe
+from mergeloom.vocabulary import read_vocabulary
+
+SIZE_KEYS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads",
+             "num_key_value_heads", "head_dim", "num_experts", "num_local_experts")  # fmt: skip
+# Written once in the output's config.json, though every input was trained with its own.
+SHARED_KEYS = ("rope_theta", "rope_scaling", "rms_norm_eps", "layer_norm_eps", "hidden_act",
+               "final_logit_softcapping", "attn_logit_softcapping")  # fmt: skip
+NO_ALIGNMENT = "Building a common vocabulary is not in this version yet."
+TRUNCATE = "--unsafe-truncate-embeddings cuts all to the smallest."
+
+
+def check_count(recipe: Recipe, method: Method, part: Part, problems: Problems) -> None:
+    """The number of inputs and the presence of the base."""
+    where, line = part.where, recipe.line(part.where)
+    listed = ", ".join(str(entry.model) for entry in part.inputs)
+    if method.base == "required" and part.base is None:
+        if recipe.base_model is None:
+            problems.error("merge_method", f"{method.name} needs base_model",
+                           "Add base_model: <the model the others were fine-tuned from>.",
+                           recipe.line("merge_method"))  # fmt: skip
+        else:
+            problems.error(where, f"{method.name} needs the base {recipe.base_model} among the "
+                           f"sources of every slice; found {listed}",
+                           "Add it as a source.", line)  # fmt: skip
+        return
+    low, high = method.models
+    count = len(part.others)
+    if low <= count <= (high if high is not None else count):
+        return
+    wanted = f"exactly {low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
+    besides = " besides the base" if method.base != "unused" else ""
+    base = f"; the base is {recipe.base_model}" if recipe.base_model and besides else ""
+    hint = ""
+    if method.name == "slerp" and part.base is None and recipe.base_model:
+        hint = f"base_model must be one of the two models, e.g. base_model: {part.inputs[0].model}."
+    elif method.name in ("slerp", "nuslerp") and count > 2:
+        hint = "For three or more models use linear or task_arithmetic."
+    problems.error(
+        where, f"{method.name} takes {wanted} models{besides}, found {count}: {listed}{base}",
+        hint, line,
+    )  # fmt: skip
+
+
+def check_quantized(models: Models, problems: Problems) -> None:
+    """Codes must never be averaged as if they were weights."""
+    for model in models.by_reference.values():
+        config = model.checkpoint.config or {}
+        settings = config.get("quantization_config")
+        kinds = {v.dtype for v in model.checkpoint.tensors.values()}
+        eights = sorted(k for k in kinds if k.startswith("F8"))
+        companions = [n for n in model.checkpoint.tensors
+                      if n.endswith((".absmax", ".qweight", "_scale_inv", "_blocks", ".SCB"))]  # fmt: skip
+        if settings or eights or companions:
+            kind = settings.get("quant_method", "") if isinstance(settings, dict) else ""
+            found = kind or ", ".join(eights) or companions[0]
+            problems.error(
+                model.checkpoint.label,
+                f"is quantized ({found}), and quantized weights cannot be averaged",
+                "Use the original weights, or dequantize it first.",
+            )
+
+
+def check_layers(recipe: Recipe, models: Models, parts: Sequence[Part], problems: Problems) -> None:
+    """Models merged whole must have equally many layers."""
+    donor = models.donor.layout
+    if donor.main is None:
+        return
+    for part in parts:
+        if part.is_slice:
+            continue
+        for entry in part.inputs:
+            theirs = models[entry.model].stack_like(donor, donor.main)
+            if theirs and theirs.length != donor.main.length:
+                label = models[entry.model].checkpoint.label
+                problems.error(
+                    entry.where,
+                    f"{models.donor.checkpoint.label} has {donor.main.length} layers, "
+                    f"{label} has {theirs.length}",
+                    "Use slices with layer_range to say which layers meet.",
+                    recipe.line(entry.where),
+                )
+
+
+def warn_settings(models: Models, problems: Problems) -> None:
+    """Config values that the output can hold only once but that the inputs disagree on."""
+    donor = models.donor.checkpoint
+    for model in models.by_reference.values():
+        theirs, ours = model.checkpoint.config, donor.config
+        if not theirs or not ours:
+            continue
+        if theirs.get("model_type") != ours.get("model_type"):
+            problems.warn(model.checkpoint.label, f"is a {theirs.get('model_type')} model, "
+                          f"{donor.label} a {ours.get('model_type')} one")  # fmt: skip
+            continue
+        for key in SHARED_KEYS:
+            if key in theirs and key in ours and theirs[key] != ours[key]:
+                problems.warn(
+                    model.checkpoint.label,
+                    f"was trained with {key} {theirs[key]}, the output gets "
+                    f"{donor.label}'s {ours[key]}",
+                )
+
+
+def report_lacking(maker: JobMaker) -> None:
+    """Tensors that an input should have and does not."""
+    donor = maker.models.donor.checkpoint.label
+    for (where, label), names in maker.lacking.items():
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        maker.problems.error(
+            where,
+            f"{label} lacks {len(names)} of the {len(maker.models.donor.layout.shapes)} tensors "
+            f"that {donor} has: {shown}",
+            "Leave them out with exclude: to take the base's, or check that it is the same kind "
+            "of model.",
+            maker.recipe.line(where),
+        )
+
+
+def report_shapes(maker: JobMaker) -> None:
+    """Shape mismatches, one message for each model: its size, or its vocabulary."""
+    for (where, reference), targets in maker.misshapen.items():
+        model, donor = maker.models[reference], maker.models.donor
+        line = maker.recipe.line(where)
+        if all(t.place.role in ("embedding", "head") for t in targets):
+            message = _vocabulary_message(donor, model, targets[0])
+            maker.problems.error(where, message, f"{NO_ALIGNMENT} {TRUNCATE}", line)
+            continue
+        first = targets[0]
+        name = maker.models.find(reference, first.sources[0]) or first.name
+        ours = donor.layout.shapes.get(first.sources[0], ())
+        theirs = model.layout.shapes.get(name, ())
+        reasons = _size_differences(donor, model)
+        maker.problems.error(
+            where,
+            f"{len(targets)} tensors of {model.checkpoint.label} have other shapes than "
+            f"{donor.checkpoint.label}'s ({first.name}: {list(theirs)} vs {list(ours)})"
+            + (f"; {reasons}" if reasons else ""),
+            "Models of different sizes cannot be merged.",
+            line,
+        )
+
+
+def _size_differences(donor: Model, other: Model) -> str:
+    ours, theirs = donor.checkpoint.config or {}, other.checkpoint.config or {}
+    return ", ".join(
+        f"{key} {theirs[key]} vs {ours[key]}"
+        for key in SIZE_KEYS
+        if key in ours and key in theirs and ours[key] != theirs[key]
+    )
+
+
+def _vocabulary_message(donor: Model, other: Model, target: Target) -> str:
+    ours, theirs = _rows(donor.layout), _rows(other.layout)
+    message = (
+        f"{donor.checkpoint.label} has {ours} vocabulary rows, {other.checkpoint.label} {theirs} "
+        f"({target.name})"
+    )
+    a, b = read_vocabulary(donor.checkpoint), read_vocabulary(other.checkpoint)
+    if a and b:
+        message += f"; {a.shared(b)} tokens of {len(a.ids)} and {len(b.ids)} are shared"
+    return message
+
+
+def _rows(layout: Layout) -> int:
+    names = layout.embeddings or layout.heads
+    return layout.shapes[names[0]][0] if names else 0
+
+
+def check_vocabularies(recipe: Recipe, models: Models, problems: Problems) -> None:
+    """Rows are merged by index, so equal ids must mean equal tokens."""
+    donor = models.donor.checkpoint
+    ours = read_vocabulary(donor)
+    for reference in recipe.models():
+        label = models[reference].checkpoint.label
+        theirs = read_vocabulary(models[reference].checkpoint)
+        if recipe.tokenizer and not theirs:
+            problems.error(
+                recipe.tokenizer.where,
+                f"{label} has no tokenizer.json, so its vocabulary cannot be compared",
+                "Remove the tokenizer setting to copy the donor's tokenizer files.",
+                recipe.line(recipe.tokenizer.where),
+            )
+        if not ours or not theirs or ours.same(theirs):
+            continue
+        shared = f"{ours.shared(theirs)} of {len(ours.ids)} and {len(theirs.ids)} tokens are shared"
+        if conflicts := ours.conflicts(theirs):
+            problems.error(
+                label,
+                f"{conflicts} token ids mean other tokens than in {donor.label}; {shared}",
+                NO_ALIGNMENT,
+            )
+        elif recipe.tokenizer:
+            problems.error(
+                recipe.tokenizer.where,
+                f"the tokenizers of {label} and {donor.label} differ; {shared}",
+                NO_ALIGNMENT + " Without the setting the rows are merged as they are.",
+                recipe.line(recipe.tokenizer.where),
+            )
+
+
+def check_tokenizer_settings(recipe: Recipe, problems: Problems) -> None:
+    """Refuse by name what this version cannot do yet, instead of ignoring it."""
+    settings = recipe.tokenizer
+    refused = []
+    if settings:
+        refused = [
+            (f"{settings.where}.{name}", value)
+            for name, value in (
+                ("tokens", settings.tokens),
+                ("pad_to_multiple_of", settings.pad_to_multiple_of),
+            )
+        ]
+        if isinstance(settings.source, ModelReference) and settings.source not in recipe.models():
+            problems.error(
+                settings.where, f"{settings.source} is not a model of this merge",
+                NO_ALIGNMENT, recipe.line(settings.where),
+            )  # fmt: skip
+    for where, value in (*refused, ("chat_template", recipe.chat_template)):
+        if value:
+            problems.error(
+                where, "is not in this version yet",
+                "Remove it; the donor's tokenizer and chat template are copied unchanged.",
+                recipe.line(where),
+            )  # fmt: skip
+
+
+def report_filters(
+    recipe: Recipe, resolver: Resolver, options: Options, problems: Problems
+) -> None:
+    """A filter that matches nothing is a misspelt filter."""
+    for use in resolver.filters():
+        if use.matched:
+            continue
+        names = resolver.asked[(use.where, use.filter)]
+        words = {word for name in names for word in name.split(".") if not word.isdigit()}
+        report = problems.warn if options.lenient else problems.error
+        report(
+            use.where,
+            f"filter {use.filter!r} matched 0 of {use.asked} tensors",
+            nearest(use.filter, words),
+            recipe.line(use.where),
+        )
+
+
+def warn_left_out(maker: JobMaker, unused: Mapping[str, Sequence[str]]) -> None:
+    """Say which tensors only the donor has, and which of the others' nothing uses."""
+    donor = maker.models.donor.checkpoint.label
+    for label, names in (*unused.items(), (donor, maker.kept)):
+        if not names:
+            continue
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        what = "are only in the base and stay unchanged" if names is maker.kept else "are not used"
+        maker.problems.warn(label, f"{len(names)} tensors {what}: {shown}")
+    for model in maker.models.by_reference.values():
+        if model.alignment.renames:
+            ours, theirs = model.alignment.ours, model.alignment.theirs
+            maker.problems.warn(
+                model.checkpoint.label,
+                f"its names have {theirs or 'no'} prefix where {donor} has {ours or 'none'}; "
+                "they were matched",
+            )

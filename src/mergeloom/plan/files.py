@@ -1,0 +1,82 @@
+"""The output's config.json and the files that come along from the donor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mergeloom.architecture import config as edits
+from mergeloom.architecture.layer_config import count_scope, select_layers
+from mergeloom.architecture.stacks import NEXT_TOKEN_KEYS
+from mergeloom.plan.models import Model, Models
+from mergeloom.plan.plan import Job, Options, SideFile
+from mergeloom.plan.targets import Restacked
+from mergeloom.types import ARITHMETIC_DTYPES, ModelReference, Recipe
+
+WRITTEN_BY_US = frozenset({"config.json", "README.md", "mergekit_config.yml"})
+TOKENIZER_FILES = frozenset(
+    """tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
+    tokenizer.model vocab.json merges.txt vocab.txt chat_template.jinja chat_template.json
+    tekken.json spiece.model sentencepiece.bpe.model""".split()
+)
+
+
+def output_config(
+    recipe: Recipe,
+    models: Models,
+    jobs: Sequence[Job],
+    restacked: Sequence[Restacked],
+    truncated: Mapping[str, int],
+) -> dict[str, Any] | None:
+    """The donor's config.json with what the merge changes; None if the donor has none."""
+    donor = models.donor
+    if donor.checkpoint.config is None:
+        return None
+    config = edits.without_quantization(donor.checkpoint.config)
+    for rebuilt in restacked:
+        selection = [(_scope(models[r], models, rebuilt), i) for r, i in rebuilt.selection]
+        others = [s for s in donor.layout.stacks if s != rebuilt.stack]
+        config = select_layers(config, rebuilt.stack, selection, keep=others)
+        if rebuilt.stack.extra:
+            config = edits.with_values(config, NEXT_TOKEN_KEYS, 0)
+    if recipe.out_dtype or recipe.dtype:
+        config = edits.with_dtype(config, _main_dtype(jobs))
+    written = {job.name for job in jobs}
+    has_head = any(head in written for head in models.heads) and donor.layout.embeddings
+    if has_head and (not donor.layout.heads or edits.says_tied(config)):
+        config = edits.with_tying(config, tied=False)
+    if truncated:
+        config = edits.with_values(config, ("vocab_size",), min(truncated.values()))
+    return config
+
+
+def _main_dtype(jobs: Sequence[Job]) -> str:
+    sizes: Counter[str] = Counter()
+    for job in jobs:
+        if job.dtype in ARITHMETIC_DTYPES:
+            sizes[job.dtype] += job.nbytes
+    return sizes.most_common(1)[0][0] if sizes else "F32"
+
+
+def _scope(model: Model, models: Models, rebuilt: Restacked) -> Mapping[str, Any]:
+    """The part of a source's config that describes the layers of the rebuilt stack."""
+    stack = model.stack_like(models.donor.layout, rebuilt.stack)
+    config = model.checkpoint.config or {}
+    return count_scope(config, stack) if stack else config
+
+
+def side_files(recipe: Recipe, models: Models, options: Options) -> tuple[SideFile, ...]:
+    """Every file of the donor that is not weights; the tokenizer's from its chosen source."""
+    donor = models.donor.checkpoint
+    source = donor
+    if recipe.tokenizer and isinstance(recipe.tokenizer.source, ModelReference):
+        source = models[recipe.tokenizer.source].checkpoint
+    files = []
+    for checkpoint, wanted in ((donor, False), (source, True)):
+        for name in checkpoint.side_files:
+            if name in WRITTEN_BY_US or (name in TOKENIZER_FILES) is not wanted:
+                continue
+            if not wanted or options.copy_tokenizer:
+                files.append(SideFile(checkpoint.root, name))
+    return tuple(sorted(files, key=lambda f: f.name))

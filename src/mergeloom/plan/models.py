@@ -1,0 +1,144 @@
+"""The models of a recipe, opened and understood: how each one's tensors read beside the donor's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergeloom.architecture import Alignment, Layout, Stack, align, understand
+from mergeloom.architecture.stacks import split
+from mergeloom.checkpoint import StoredTensor, open_checkpoint
+from mergeloom.errors import Problems
+from mergeloom.plan.plan import Options, Plan
+from mergeloom.plan.provenance import shard_header
+from mergeloom.types import Checkpoint, ModelReference, Recipe, View
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened input: its checkpoint, its layout and how the donor's names read in it."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    alignment: Alignment
+
+    def view(self, name: str) -> View:
+        """The view of one of this model's own tensors."""
+        return self.checkpoint.tensors[name]
+
+    def stack_like(self, donor: Layout, stack: Stack) -> Stack | None:
+        """This model's stack that corresponds to a stack of the donor."""
+        for suffix in donor.suffixes.get((stack.prefix, 0), ()):
+            name = self.alignment.find(stack.tensor(0, suffix))
+            if name and (parts := split(name)):
+                return next((s for s in self.layout.stacks if s.prefix == parts[0]), None)
+        return None
+
+
+@dataclass(frozen=True)
+class Models:
+    """Every input by its reference. ``donor`` gives names, config.json and side files.
+
+    ``heads`` are the output's head tensors in the donor's spelling: the donor's own, or those of
+    another input when the donor's are tied.
+    """
+
+    by_reference: Mapping[ModelReference, Model]
+    donor_reference: ModelReference
+    heads: tuple[str, ...]
+
+    @property
+    def donor(self) -> Model:
+        """The model that gives names, config.json and side files."""
+        return self.by_reference[self.donor_reference]
+
+    def __getitem__(self, reference: ModelReference) -> Model:
+        return self.by_reference[reference]
+
+    def find(self, reference: ModelReference, name: str) -> str | None:
+        """A model's own name of the tensor that the donor calls ``name``, None if it has none.
+
+        A head that a model lacks because it is tied is its input embedding.
+        """
+        model = self[reference]
+        found = model.alignment.find(name)
+        tied = name in self.heads and not model.layout.heads and len(model.layout.embeddings) == 1
+        return model.layout.embeddings[0] if found is None and tied else found
+
+
+def open_models(
+    recipe: Recipe, options: Options, chain: tuple[Plan, ...], problems: Problems
+) -> Models | None:
+    """Open every model of a recipe; None after reporting all that is wrong with them."""
+    planned = {plan.recipe.name: plan for plan in chain}
+    opened: dict[ModelReference, Checkpoint] = {}
+    for reference in recipe.models():
+        if reference.path in planned:
+            opened[reference] = planned_checkpoint(planned[reference.path])
+            continue
+        where = _place(recipe, reference)
+        checkpoint = open_checkpoint(
+            reference,
+            problems,
+            where=where,
+            line=recipe.line(where),
+            cache_dir=options.cache_dir,
+        )
+        if checkpoint:
+            opened[reference] = checkpoint
+    if len(opened) < len(recipe.models()):
+        return None
+    return relate(opened, next(iter(opened)))
+
+
+def relate(opened: Mapping[ModelReference, Checkpoint], donor: ModelReference) -> Models:
+    """Understand every checkpoint and align it with the donor's names."""
+    layouts = {
+        reference: understand(
+            {name: view.shape for name, view in checkpoint.tensors.items()}, checkpoint.config
+        )
+        for reference, checkpoint in opened.items()
+    }
+    models = {
+        reference: Model(opened[reference], layout, align(layouts[donor], layout))
+        for reference, layout in layouts.items()
+    }
+    heads = layouts[donor].heads
+    for model in models.values():
+        heads = heads or tuple(model.alignment.back(name) for name in model.layout.heads)
+    return Models(models, donor, heads)
+
+
+def planned_checkpoint(plan: Plan) -> Checkpoint:
+    """The result of a plan that has not run yet, as an input: its bytes are already decided."""
+    folder = plan.folder or Path()
+    tensors: dict[str, View] = {}
+    for shard in plan.shards:
+        start = len(shard_header(plan, shard))
+        for number, offset in zip(shard.jobs, shard.offsets, strict=True):
+            job = plan.jobs[number]
+            tensors[job.name] = StoredTensor(
+                folder / shard.file, start + offset, job.dtype, job.shape
+            )
+    return Checkpoint(
+        label=str(plan.recipe.name),
+        # Side files are copied unchanged, so the donor's own can stand for those to come.
+        root=next((file.root for file in plan.side_files), folder),
+        tensors={job.name: tensors[job.name] for job in plan.jobs},
+        config=plan.config,
+        side_files=tuple(f.name for f in plan.side_files),
+    )
+
+
+def _place(recipe: Recipe, reference: ModelReference) -> str:
+    """The first place of a recipe that names a model."""
+    for module in recipe.modules:
+        for entry in module.inputs:
+            if entry.model == reference:
+                return entry.where
+        for piece in module.slices:
+            for entry in piece.inputs:
+                if entry.model == reference:
+                    return entry.where
+    return "base_model"
