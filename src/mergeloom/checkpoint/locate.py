@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
@@ -96,6 +95,8 @@ def _punctuation(text: str) -> str:
 
 def _nearest(path: Path) -> str:
     """``Nearest: …``: a neighbour whose name is like the first part of the path that is wrong."""
+    import difflib
+
     parent, rest = path.parent, [path.name]
     while not parent.is_dir() and parent != parent.parent:
         rest.insert(0, parent.name)

@@ -204,29 +204,38 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, Mapping[str, tuple[
 
 def _unwrap(value: object, shown: str, report: Report) -> dict[str, PickledTensor]:
     """The state dict in a pickled value: itself, or under one of the usual keys."""
+    unused: list[str] = []
+    found: dict[str, PickledTensor] = {}
     for _ in range(3):
         if not isinstance(value, dict):
             break
         found = {k: v for k, v in value.items() if isinstance(v, PickledTensor)}
         inner = next((key for key in WRAPPERS if isinstance(value.get(key), dict)), None)
-        if found or inner is None:
+        if found:
+            inner = None
+        unused += [str(key)[:80] for key in _nested(value) if key != inner]
+        if inner is None:
             break
         value = value[inner]
     if isinstance(value, PickledTensor):
         raise PickleError("holds one tensor without a name, where a state dict was expected")
-    if not isinstance(value, dict) or not found:
+    if not found:
         raise PickleError("holds no tensors by name, where a state dict was expected")
     if not all(isinstance(name, str) for name in found):
         raise PickleError("holds tensors whose names are not text")
-    inner_dicts = {id(v): (str(k)[:80], v) for k, v in value.items() if isinstance(v, dict)}
-    nested = [
-        name
-        for name, items in inner_dicts.values()
-        if any(isinstance(v, PickledTensor) for v in items.values())
-    ]
-    if nested:
-        report.warn(f"{shown}: the tensors nested under {listing(nested)} are not used")
+    if unused:
+        report.warn(f"{shown}: the tensors under {listing(unused)} are not used")
     return found
+
+
+def _nested(value: dict[object, object]) -> list[object]:
+    """The keys of entries that are dictionaries of tensors themselves."""
+    inner = {id(v): (key, v) for key, v in value.items() if isinstance(v, dict)}
+    return [
+        key
+        for key, items in inner.values()
+        if any(isinstance(item, PickledTensor) for item in items.values())
+    ]
 
 
 def _tensors(

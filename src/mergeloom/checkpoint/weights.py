@@ -10,7 +10,6 @@ from mergeloom.checkpoint.file_kinds import FOREIGN
 from mergeloom.checkpoint.folder import Weights
 from mergeloom.checkpoint.report import Report, listing
 from mergeloom.checkpoint.safetensors_header import read_header
-from mergeloom.checkpoint.torch_pickle import read_pickle
 from mergeloom.types import View
 
 ReadFile = Callable[[str, str, Report], Mapping[str, View] | None]
@@ -25,6 +24,8 @@ def read_file(path: Path, shown: str, report: Report) -> Mapping[str, View] | No
         return None
     if suffix == ".safetensors":
         return read_header(path, shown, report)
+    from mergeloom.checkpoint.torch_pickle import read_pickle  # most runs need none of it
+
     return read_pickle(path, shown, report)
 
 
