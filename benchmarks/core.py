@@ -44,7 +44,7 @@ class Bench:
         self.arguments = arguments
         self.work: Path = arguments.work
         self.work.mkdir(parents=True, exist_ok=True)
-        self.folders = synthetic_set(arguments.size)
+        self.folders = synthetic_set(arguments.size, sparse=arguments.sparse)
         self.layers = SIZES[arguments.size].num_hidden_layers
         self.output_bytes = 2 * SIZES[arguments.size].parameters()
         exists = arguments.ours.exists() and not arguments.no_ours
@@ -78,7 +78,7 @@ class Bench:
             "out": str(output),
             "threads": self.arguments.threads,
         }
-        command = [sys.executable, HERE / "floor.py", json.dumps(specification)]
+        command: list[str | Path] = [sys.executable, HERE / "floor.py", json.dumps(specification)]
         measured = succeeded("the floor", run(command, self.work / "floor.log"))
         output.unlink()
         result = as_result(measured)
@@ -117,7 +117,7 @@ class Bench:
         }
         path = self.work / "verify.json"
         path.write_text(json.dumps(specification))
-        command = [sys.executable, HERE / "verify.py", path]
+        command: list[str | Path] = [sys.executable, HERE / "verify.py", path]
         measured = succeeded("verification", run(command, self.work / "verify.log"))
         return dict(json.loads(measured.output))
 
@@ -173,6 +173,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--size", choices=[s for s in SIZES if s != "70B"], default="600M")
+    parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="inputs are holes: memory at a large size on a small disk; the times mean little",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of the floor and of mergeloom")
     parser.add_argument("--cold", action="store_true", help="inputs not in the page cache")
@@ -200,6 +205,7 @@ def measure_all(bench: Bench) -> dict[str, Any]:
         "settings": {
             "size": arguments.size,
             "cache": cache,
+            "sparse": arguments.sparse,
             "repeats": arguments.repeats,
             "threads": arguments.threads,
             "peer_flags": arguments.peer_flags,

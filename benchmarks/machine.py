@@ -33,7 +33,7 @@ def memory_bytes() -> int:
 
 
 def disk(path: Path) -> dict[str, str]:
-    """Return device, file system and rotation of the disk below `path`."""
+    """Return device, file system and kind of the disk below `path`."""
     best = ("", "unknown", "unknown")
     for line in Path("/proc/self/mounts").read_text().splitlines():
         device, mount, kind = line.split()[:3]
@@ -42,8 +42,10 @@ def disk(path: Path) -> dict[str, str]:
     name = Path(best[1]).name
     rotational = Path(f"/sys/class/block/{name}/queue/rotational")
     kind = "unknown"
-    if rotational.exists():
-        kind = "rotating" if rotational.read_text().strip() == "1" else "solid or virtual"
+    if name.startswith(("vd", "xvd")):
+        kind = "virtual"  # a guest is told it rotates whatever is below
+    elif rotational.exists():
+        kind = "rotating" if rotational.read_text().strip() == "1" else "solid state"
     return {"device": best[1], "filesystem": best[2], "kind": kind}
 
 

@@ -1,6 +1,6 @@
 """The recipes that are measured, which input bytes each needs, and what each must give.
 
-One YAML text per method, the same for both tools. `expected` in `verify.py` is the plain formula.
+One YAML text per method, the same for both tools. The plain formulas are in `verify.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MODELS_LINEAR = """\
 merge_method: linear
@@ -133,7 +134,7 @@ def recipe_text(template: str, folders: dict[str, Path], layers: int) -> str:
     return template.format(**names, layers=layers, half=layers // 2)
 
 
-def read_header(path: Path) -> tuple[dict[str, dict[str, object]], int]:
+def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """Return a safetensors file's tensor entries and the offset where its data begins."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -151,11 +152,11 @@ def needed_ranges(
         for path in sorted(folders[model].glob("*.safetensors")):
             header, data = read_header(path)
             spans = sorted(
-                entry["data_offsets"]  # type: ignore[type-var]
+                tuple(entry["data_offsets"])
                 for name, entry in header.items()
                 if method.reads(model, name, layers)
             )
-            for start, end in spans:  # type: ignore[misc]
+            for start, end in spans:
                 last = ranges[-1] if ranges else ("", 0, 0)
                 if last[0] == str(path) and last[1] + last[2] == data + start:
                     ranges[-1] = (last[0], last[1], last[2] + end - start)

@@ -47,11 +47,11 @@ def measure_command(
         "wall": median(r.wall for r in runs),
         "cpu": median(r.cpu for r in runs),
         "peak_rss": max(r.peak_rss for r in runs),
-        "code": max(r.code for r in runs),
+        "code": max(abs(r.code) for r in [*runs, probe]),
         "modules": len(modules),
         "imports": [name for name in FORBIDDEN if name in modules],
         "heaviest_ms": heaviest(modules),
-        "tail": runs[-1].output[-400:] if runs[-1].code else "",
+        "tail": probe.output[-400:] if probe.code else "",
     }
 
 

@@ -59,7 +59,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     tokens = [*SPECIAL, *byte_letters()]
     tokens += [f"<filler_{number}>" for number in range(len(tokens), vocab_size)]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

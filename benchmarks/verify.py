@@ -20,11 +20,13 @@ if not __package__:  # run as a file: make `benchmarks` importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.recipes import METHODS, read_header, stacked_source
 from benchmarks.synthetic import from_bf16
 
-Tensors = dict[str, np.ndarray]
+Tensor = npt.NDArray[np.float64]
+Tensors = dict[str, Tensor]
 # One rounding of an exact value is at most half an ulp away; a float32 result beside a rounding
 # boundary may fall to its other side.
 OURS_LIMIT = 0.52
@@ -40,22 +42,22 @@ def find(folder: Path) -> dict[str, tuple[Path, dict[str, Any], int]]:
     return found
 
 
-def load(folder: Path, name: str) -> np.ndarray:
+def load(folder: Path, name: str) -> Tensor:
     """Return one bf16 tensor of a checkpoint as flat float64."""
     path, entry, data = find(folder)[name]
     if entry["dtype"] != "BF16":
         raise TypeError(f"{path}: {name} is {entry['dtype']}, wanted BF16")
     start, end = entry["data_offsets"]
     bits = np.fromfile(path, np.uint16, (end - start) // 2, offset=data + start)
-    return from_bf16(bits).astype(np.float64)
+    return np.asarray(from_bf16(bits), dtype=np.float64)
 
 
-def linear(x: Tensors) -> np.ndarray:
+def linear(x: Tensors) -> Tensor:
     """Return the normalised weighted mean of the recipe."""
     return (0.5 * x["ft1"] + 0.3 * x["ft2"] + 0.4 * x["ft3"]) / (0.5 + 0.3 + 0.4)
 
 
-def arc(a: np.ndarray, b: np.ndarray, t: float, threshold: float) -> np.ndarray:
+def arc(a: Tensor, b: Tensor, t: float, threshold: float) -> Tensor:
     """Return the spherical interpolation of two flat tensors, a straight one near the poles."""
     cosine = float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
     if abs(cosine) > threshold:
@@ -64,23 +66,23 @@ def arc(a: np.ndarray, b: np.ndarray, t: float, threshold: float) -> np.ndarray:
     return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
 
 
-def slerp(x: Tensors) -> np.ndarray:
+def slerp(x: Tensors) -> Tensor:
     """Return slerp with t = 0.4 from the base, straight beyond a cosine of 0.9995."""
     return arc(x["base"], x["ft1"], 0.4, 0.9995)
 
 
-def nuslerp(x: Tensors) -> np.ndarray:
+def nuslerp(x: Tensors) -> Tensor:
     """Return nuslerp of two models with weights 0.6 and 0.4, straight only when collinear."""
     return arc(x["ft1"], x["ft2"], 0.4, 1 - 1e-15)
 
 
-def task_arithmetic(x: Tensors) -> np.ndarray:
+def task_arithmetic(x: Tensors) -> Tensor:
     """Return the base plus the weighted task vectors."""
     base = x["base"]
     return base + 0.5 * (x["ft1"] - base) + 0.3 * (x["ft2"] - base) + 0.4 * (x["ft3"] - base)
 
 
-FORMULAS: dict[str, Callable[[Tensors], np.ndarray]] = {
+FORMULAS: dict[str, Callable[[Tensors], Tensor]] = {
     "linear": linear,
     "slerp": slerp,
     "nuslerp": nuslerp,
@@ -88,11 +90,11 @@ FORMULAS: dict[str, Callable[[Tensors], np.ndarray]] = {
 }
 
 
-def ulps(actual: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def ulps(actual: Tensor, wanted: Tensor) -> Tensor:
     """Return |actual - wanted| in bf16 ulps of the wanted value (see the module's words)."""
     scale = np.sqrt(np.mean(wanted**2)) / 256
     size = np.maximum(np.abs(wanted), max(float(scale), 1e-38))
-    return np.abs(actual - wanted) / np.exp2(np.floor(np.log2(size)) - 7)
+    return np.asarray(np.abs(actual - wanted) / np.exp2(np.floor(np.log2(size)) - 7))
 
 
 def sample(layers: int) -> list[str]:
