@@ -165,6 +165,8 @@ class SettingsReader:
             self.problems.warn(where, unread, line=line)
         for i, entry in enumerate(setting[:-1]):
             if entry.filter in (None, "*"):
-                message = f"entry {i + 1} applies to all tensors, so the entries after it never do"
+                message = (
+                    f"entry {i + 1} applies to all tensors, so the entries after it are never used"
+                )
                 self.problems.warn(where, message, line=line)
                 return

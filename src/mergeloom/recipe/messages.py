@@ -53,7 +53,8 @@ def validated(
     When ``lenient``, keys that are not known are taken out of ``data`` with a warning.
 
     Returns:
-        The structure and the paths that misspelt keys were probably meant to be.
+        The structure and the paths that misspelt keys, told as errors, were probably meant to
+        be; that those are missing need not be told as well.
     """
     meant: set[str] = set()
     while True:
@@ -65,7 +66,7 @@ def validated(
         report = problems.warn if lenient else problems.error
         for location in unknown:
             message, suggestion = unknown_key(location, data, parameter_names)
-            if suggestion:
+            if suggestion and not lenient:
                 meant.add(path_of((*location[:-1], suggestion)))
             where = path_of(location)
             ignored = "; it is ignored" if lenient else ""

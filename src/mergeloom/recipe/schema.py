@@ -100,9 +100,7 @@ class Model(Level):
 
     model: Annotated[Reference, Field(description="Folder, file or hub id of the model.")]
     parameters: Annotated[Parameters, Field(description=_PARAMETERS)] = {}
-    layer_range: Annotated[
-        Any, Field(description="Ignored here; use slices.", json_schema_extra={"deprecated": True})
-    ] = None
+    layer_range: Annotated[Any, _ignored("Ignored here; use slices.")] = None
 
     @model_validator(mode="before")
     @classmethod

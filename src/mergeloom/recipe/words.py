@@ -17,8 +17,14 @@ def nearest_match(word: str, known: Iterable[object]) -> str | None:
     names = {str(name).lower(): str(name) for name in known}
     if word.lower() in names:
         return names[word.lower()]
+    swapped = [name for name in names if sorted(name) == sorted(word.lower())]
+    if swapped:
+        return names[swapped[0]]
     found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
-    return names[found[0]] if found else None
+    if found:
+        return names[found[0]]
+    longer = [name for name in names if len(word) > 2 and name.startswith(word.lower())]
+    return names[longer[0]] if len(longer) == 1 else None
 
 
 def kind_of(value: object) -> str:

@@ -37,6 +37,7 @@ _ADVICE = {
     "the indentation does not line up with the lines above": (
         "Give the keys of one mapping the same number of spaces."
     ),
+    "an anchor is defined twice": "Give one of them another name.",
     "a value begins with a character that YAML reserves": "Put the value in quotes.",
 }
 
@@ -47,6 +48,8 @@ def syntax_problem(error: yaml.YAMLError, text: str, anchors: Iterable[str]) -> 
         return _unreadable(error, text)
     mark = error.problem_mark or error.context_mark
     said = error.problem or error.context or "broken"
+    if "duplicate anchor" in (error.context or ""):
+        said = "duplicate anchor"
     line = mark.line + 1 if mark else None
     column = mark.column + 1 if mark else 1
     cause = next((ours for theirs, ours in _CAUSES if theirs in said), said)
