@@ -30,13 +30,19 @@ class Journal:
         self._lock = threading.Lock()
         self.finished = tuple(_read(path, digest))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        if not _belongs(path, digest):
+        if not self.belongs(path, digest):
             flags |= os.O_TRUNC
         self._fd = os.open(path, flags, 0o644)
         if flags & os.O_TRUNC:
             self._append({"plan": digest})
         else:
             self._append({})  # ends a line that a kill may have cut
+
+    @staticmethod
+    def belongs(path: Path, digest: str) -> bool:
+        """Whether there is a journal at ``path`` that was begun for this plan."""
+        lines = _lines(path)
+        return bool(lines) and lines[0].get("plan") == digest
 
     def add(self, tensor: Finished) -> None:
         """Record a tensor whose every block has been written."""
@@ -70,13 +76,8 @@ def _lines(path: Path) -> Sequence[dict[str, object]]:
     return found
 
 
-def _belongs(path: Path, digest: str) -> bool:
-    lines = _lines(path)
-    return bool(lines) and lines[0].get("plan") == digest
-
-
 def _read(path: Path, digest: str) -> list[Finished]:
-    if not _belongs(path, digest):
+    if not Journal.belongs(path, digest):
         return []
     return [
         Finished(int(str(line["job"])), int(str(line.get("nonfinite", 0))), _notes(line))

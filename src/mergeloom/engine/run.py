@@ -71,8 +71,8 @@ class Running:
         self.measured: dict[int, np.ndarray] = {}
         self.nonfinite = 0
         self.notes: list[str] = []
-        row = self.kernel.block_row if self.kernel else 1
-        self.step = max(1, BLOCK // max(1, row)) * max(1, row)
+        row = max(1, self.kernel.block_row) if self.kernel else 1
+        self.step = max(1, BLOCK // row) * row
         size = numel(job.shape)
         span = self.step * BLOCKS_PER_SPAN
         self.spans = [(a, min(a + span, size)) for a in range(0, size, span)] or [(0, 0)]
@@ -132,7 +132,7 @@ def run(
     sink: Sink,
     settings: Settings | None = None,
     finished: Sequence[Finished] = (),
-    done: Callable[[Finished], None] = lambda tensor: None,
+    done: Callable[[Finished], None] | None = None,
 ) -> Report:
     """Compute every output tensor of a plan that is not finished yet.
 
@@ -164,7 +164,8 @@ def run(
             while task := queue.take():
                 if tensor := worker.run(task):
                     _check_finite(plan, tensor, settings)
-                    done(tensor)
+                    if done:
+                        done(tensor)
                     _record(report, plan, tensor)
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
             failures.append(error)
@@ -238,7 +239,7 @@ class Worker:
     def __init__(self, queue: Queue, sink: Sink, settings: Settings, device: torch.device) -> None:
         self._queue = queue
         self._sink = sink
-        self._progress = settings.progress or (lambda read, written: None)
+        self._progress = settings.progress or _no_progress
         self._device = device
         self._scratch = Scratch()
 
@@ -301,6 +302,11 @@ class Worker:
             self._queue.second_pass(running)
             return None
         return Finished(running.number, running.nonfinite, tuple(running.notes))
+
+
+def _no_progress(read: int, written: int) -> None:
+    """Used when nobody watches."""
+    del read, written
 
 
 def _input_bytes(job: Job, start: int, stop: int) -> int:

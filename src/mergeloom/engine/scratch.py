@@ -13,7 +13,7 @@ class Scratch:
 
     def bytes(self, key: object, nbytes: int) -> memoryview:
         """A writable buffer of exactly ``nbytes``, at the same address until it must grow."""
-        return memoryview(self._buffer(key, nbytes).numpy())[:nbytes]
+        return self._buffer(key, nbytes).numpy().data[:nbytes]
 
     def tensor(self, key: object, count: int, dtype: torch.dtype) -> torch.Tensor:
         """``count`` uninitialised elements, 1-D, on the CPU."""

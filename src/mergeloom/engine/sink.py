@@ -54,7 +54,7 @@ class ShardFiles:
         """Write one block at its place."""
         fd, offset = self._places[job]
         offset += start * self._sizes[job]
-        left = memoryview(block.view(torch.uint8).numpy()) if block.numel() else memoryview(b"")
+        left = block.view(torch.uint8).numpy().data if block.numel() else memoryview(b"")
         while len(left):
             try:
                 done = os.pwrite(fd, left, offset)

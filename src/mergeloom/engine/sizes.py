@@ -27,9 +27,8 @@ def default_threads() -> int:
 
 
 def block_elements(job: Job) -> int:
-    """Elements of one block of a job: whole rows of a matrix, at least one row."""
-    row = job.shape[-1] if len(job.shape) > 1 else 1
-    return max(1, BLOCK // max(1, row)) * max(1, row)
+    """Most elements of one block of a job; methods that work on rows take whole rows."""
+    return max(BLOCK, job.shape[-1] if len(job.shape) > 1 else 1)
 
 
 def worker_bytes(job: Job) -> int:

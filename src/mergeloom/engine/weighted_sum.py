@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,8 +28,8 @@ class SumKernel:
         self.formula = formula
         self.device = device
         self.dtype = work_dtype(job)
-        self.row = job.shape[-1] if len(job.shape) > 1 else max(1, int(np.prod(job.shape)))
-        self.columns = int(np.prod(job.shape[1:])) if len(job.shape) > 1 else 1
+        self.row = job.shape[-1] if job.shape else 1
+        self.columns = math.prod(job.shape[1:])
         self.vectors = formula.vectors if len(job.shape) > 1 else "tensor"
         self.coefficients: Partial | None = None
         if isinstance(formula.coefficients, tuple):
@@ -68,7 +69,10 @@ class SumKernel:
 
     def _gram(self, start: int, stop: int, scratch: Scratch) -> Partial:
         deltas = self.formula.deltas
-        raw = self._inputs(start, stop, scratch, len(self.job.inputs))
+        raw = [
+            entry.view.read(start, stop, scratch, ("raw", i)).to(self.device)
+            for i, entry in enumerate(self.job.inputs)
+        ]
         size, count = stop - start, len(raw) - deltas
         x = scratch.tensor("gram", count * size, torch.float64).view(count, size)
         if self.device.type != "cpu":

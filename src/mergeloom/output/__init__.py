@@ -1,0 +1,1 @@
+"""The finished directory: weights, config, tokenizer, card and provenance."""

@@ -40,7 +40,7 @@ def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
     chain: list[Plan] = []
     for earlier in recipe.chain:
         part = _open_and_plan(earlier, options, tuple(chain))
-        folder = options.intermediates / f"{earlier.name}-{part.digest[:16]}"
+        folder = (options.intermediates or Path()) / f"{earlier.name}-{part.digest[:16]}"
         chain.append(replace(part, folder=folder))
     return _open_and_plan(recipe, options, tuple(chain))
 

@@ -20,6 +20,7 @@ SIZE_KEYS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_atten
 # Written once in the output's config.json, though every input was trained with its own.
 SHARED_KEYS = ("rope_theta", "rope_scaling", "rms_norm_eps", "layer_norm_eps", "hidden_act",
                "final_logit_softcapping", "attn_logit_softcapping")  # fmt: skip
+QUANTIZED_NAMES = (".absmax", ".qweight", "_scale_inv", "_blocks", ".SCB")
 NO_ALIGNMENT = "Building a common vocabulary is not in this version yet."
 TRUNCATE = "--unsafe-truncate-embeddings cuts all to the smallest."
 
@@ -63,8 +64,7 @@ def check_quantized(models: Models, problems: Problems) -> None:
         settings = config.get("quantization_config")
         kinds = {v.dtype for v in model.checkpoint.tensors.values()}
         eights = sorted(k for k in kinds if k.startswith("F8"))
-        companions = [n for n in model.checkpoint.tensors
-                      if n.endswith((".absmax", ".qweight", "_scale_inv", "_blocks", ".SCB"))]  # fmt: skip
+        companions = [n for n in model.checkpoint.tensors if n.endswith(QUANTIZED_NAMES)]
         if settings or eights or companions:
             kind = settings.get("quant_method", "") if isinstance(settings, dict) else ""
             found = kind or ", ".join(eights) or companions[0]

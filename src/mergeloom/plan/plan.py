@@ -29,7 +29,7 @@ class Options:
         unsafe_truncate_embeddings: cut vocabulary tables to the smallest model's rows.
         copy_tokenizer: copy the donor's tokenizer files.
         cache_dir: the hub cache to use.
-        intermediates: where results of earlier documents of a chain are kept.
+        intermediates: where results of earlier documents of a chain go; beside the output if None.
     """
 
     out_shard_size: int = DEFAULT_SHARD_SIZE
@@ -38,7 +38,7 @@ class Options:
     unsafe_truncate_embeddings: bool = False
     copy_tokenizer: bool = True
     cache_dir: Path | None = None
-    intermediates: Path = Path(".mergeloom-chain")
+    intermediates: Path | None = None
 
 
 @dataclass(frozen=True)

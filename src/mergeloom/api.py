@@ -1,0 +1,230 @@
+"""The public verbs: load a recipe, plan it, merge it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergeloom.errors import Problem, Problems, RecipeError, nearest
+from mergeloom.methods import METHODS
+from mergeloom.plan import Options, Plan, default_intermediates, make_plan
+from mergeloom.recipe import load_recipe as _load
+from mergeloom.types import Checkpoint, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge did.
+
+    Args:
+        out: the finished folder.
+        plan: what was run.
+        resumed: tensors that an interrupted earlier run had already finished.
+        nonfinite: tensor → elements that are NaN or infinite (only with ``allow_nonfinite``).
+        notes: tensor → remarks of the method, such as nearly opposite vectors.
+        engine_seconds: from the first read to the last write, of all documents of a chain.
+    """
+
+    out: Path
+    plan: Plan
+    resumed: int = 0
+    nonfinite: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    engine_seconds: float = 0.0
+
+
+def load_recipe(source: RecipeSource, *, lenient: bool = False) -> Recipe:
+    """Read a recipe and check everything that can be checked without the models.
+
+    Args:
+        source: a path to a YAML file, YAML text, or an already parsed mapping.
+        lenient: unknown keys are ignored instead of refused.
+
+    Raises:
+        RecipeError: with every mistake in ``problems``.
+    """
+    return _load(source, lenient=lenient, methods=METHODS)
+
+
+def load_with_warnings(source: RecipeSource, *, lenient: bool) -> tuple[Recipe, list[Problem]]:
+    """Like :func:`load_recipe`, with what the user should know about the recipe."""
+    problems = Problems()
+    recipe = _load(source, lenient=lenient, methods=METHODS, problems=problems)
+    return recipe, problems.warnings
+
+
+def plan(recipe: Recipe | RecipeSource, options: Options | None = None) -> Plan:
+    """Decide everything about a merge: jobs, shards, config, files. Reads headers only.
+
+    Args:
+        recipe: a loaded recipe, or anything :func:`load_recipe` takes.
+        options: shard size, seed and the like; defaults otherwise.
+
+    Raises:
+        RecipeError, CheckpointError: with every mistake in ``problems``.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    return make_plan(loaded, options)
+
+
+def merge(
+    recipe: Recipe | RecipeSource,
+    out: str | os.PathLike[str],
+    *,
+    options: Options | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    device: str = "cpu",
+    allow_nonfinite: bool = False,
+    keep_intermediates: bool = False,
+    card: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Merged:
+    """Merge models and write a complete model folder to ``out``.
+
+    Args:
+        recipe: a loaded recipe, or anything :func:`load_recipe` takes.
+        out: the folder to make. It appears only when everything in it is finished.
+        options: what the plan depends on.
+        overwrite: replace a folder that is not empty.
+        threads: workers, by default the cores this process may use.
+        max_memory: bytes the process may take, by default 1 GiB.
+        device: torch device for the arithmetic.
+        allow_nonfinite: count NaN and infinity in the result instead of stopping.
+        keep_intermediates: keep the results of earlier documents of a chain.
+        card: write README.md and mergekit_config.yml.
+        progress: called with (bytes read, bytes written) of each finished piece.
+
+    Returns:
+        What was done.
+
+    Raises:
+        RecipeError, CheckpointError: before any weight is read.
+        MergeError: a tensor could not be computed; a second call continues.
+        OutputError: the target cannot be written.
+    """
+    from mergeloom.output.directory import check_target
+
+    target = Path(out)
+    check_target(target, overwrite=overwrite)
+    options = options or Options()
+    if options.intermediates is None:
+        options = replace(options, intermediates=default_intermediates(target))
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    return run_plan(
+        make_plan(loaded, options),
+        target,
+        threads=threads,
+        max_memory=max_memory,
+        device=device,
+        allow_nonfinite=allow_nonfinite,
+        keep_intermediates=keep_intermediates,
+        card=card,
+        progress=progress,
+    )
+
+
+def run_plan(
+    planned: Plan,
+    target: Path,
+    *,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    device: str = "cpu",
+    allow_nonfinite: bool = False,
+    keep_intermediates: bool = False,
+    card: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Merged:
+    """Run a plan that was made for ``target``; see :func:`merge`."""
+    from mergeloom.checkpoint import fetch
+    from mergeloom.engine.run import Settings
+    from mergeloom.engine.sizes import DEFAULT_MEMORY
+    from mergeloom.output.write import write
+
+    settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
+    seconds = 0.0
+    for part in (*planned.chain, planned):
+        for checkpoint in part.inputs:
+            fetch(checkpoint, part.weight_files())
+        if part.folder is None:
+            written = write(part, target, settings, card=card)
+            seconds += written.report.seconds
+        elif not part.folder.exists():  # it is named after its content and moved in when complete
+            seconds += write(part, part.folder, settings, card=card).report.seconds
+    if not keep_intermediates:
+        _remove_intermediates(planned)
+    return Merged(
+        target,
+        planned,
+        written.resumed,
+        written.report.nonfinite,
+        written.report.notes,
+        seconds,
+    )
+
+
+def _remove_intermediates(planned: Plan) -> None:
+    """Delete the results of earlier documents, and their folder when nothing else is in it."""
+    for folder in (part.folder for part in planned.chain if part.folder):
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+
+
+def merge_state_dicts(
+    recipe: Recipe | RecipeSource,
+    models: Mapping[str, Mapping[str, torch.Tensor]],
+    *,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Options | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    allow_nonfinite: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Merge models that are in memory and return the result as a state dict.
+
+    Args:
+        recipe: as for :func:`merge`; its model names are the keys of ``models``.
+        models: name → state dict. The tensors are not changed.
+        configs: name → config.json as a mapping; needed only for ``slices``.
+        options, threads, device, allow_nonfinite: as for :func:`merge`.
+
+    Returns:
+        Tensor name → tensor on the CPU, in the recipe's ``out_dtype`` or ``dtype``, else in the
+        base's.
+
+    Raises:
+        RecipeError, CheckpointError, MergeError: as for :func:`merge`.
+    """
+    from mergeloom.checkpoint import MemoryTensor
+    from mergeloom.engine.run import Settings, run
+    from mergeloom.engine.sink import Tensors
+    from mergeloom.plan import plan_opened
+
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if loaded.chain:
+        raise RecipeError("a chain of documents cannot be merged in memory: merge them in turn")
+    opened = {}
+    for reference in loaded.models():
+        if str(reference) not in models:
+            near = nearest(str(reference), models)
+            raise RecipeError(f"no state dict named {reference} was given. {near}".strip())
+        tensors = {name: MemoryTensor(t) for name, t in models[str(reference)].items()}
+        config = (configs or {}).get(str(reference))
+        opened[reference] = Checkpoint(str(reference), Path(), tensors, config)
+    planned = plan_opened(loaded, opened, options)
+    sink = Tensors(planned)
+    run(planned, sink, Settings(threads, device=device, allow_nonfinite=allow_nonfinite))
+    return sink.by_name

@@ -1,0 +1,89 @@
+"""README.md of the merged model: front matter that the hub understands, and the recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergeloom.methods import METHODS
+from mergeloom.plan import Plan, public_name, public_recipe
+from mergeloom.types import Checkpoint
+
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+LINK = re.compile(r"https?://\S+")
+
+
+def model_card(plan: Plan, name: str) -> str:
+    """The card's text. ``name`` is the output folder's name."""
+    front = yaml.safe_dump(_front_matter(plan), sort_keys=False, allow_unicode=True)
+    method = METHODS[plan.recipe.merge_method]
+    title = f"[{method.title}]({_link(method.reference)})" if method.reference else method.title
+    base = next((c for c in plan.inputs if _is_base(plan, c)), None)
+    with_base = f", with {_shown(base)} as the base" if base and method.base != "unused" else ""
+    listed = "\n".join(f"- {_shown(c)}" for c in plan.inputs if c is not base or not with_base)
+    return (
+        f"---\n{front}---\n# {name}\n\n"
+        "This model was merged from other language models with "
+        "[mergeloom](https://github.com/mergeloom/mergeloom).\n\n"
+        f"## Merge details\n\n### Method\n\n{title}{with_base}.\n\n"
+        f"### Models\n\n{listed}\n\n"
+        f"### Recipe\n\n```yaml\n{public_recipe(plan.recipe).strip()}\n```\n"
+    )
+
+
+def _front_matter(plan: Plan) -> dict[str, Any]:
+    front: dict[str, Any] = {}
+    if models := [c.label.partition("@")[0] for c in plan.inputs if _is_hub(c)]:
+        front["base_model"] = list(dict.fromkeys(models))
+    front["library_name"] = "transformers"
+    front["tags"] = ["mergekit", "merge", "mergeloom"]
+    licences = [_licence(c) for c in plan.inputs]
+    if licences and licences[0] and len(set(licences)) == 1:
+        front["license"] = licences[0]
+    return front
+
+
+def _is_base(plan: Plan, checkpoint: Checkpoint) -> bool:
+    return checkpoint.label == str(plan.recipe.base_model)
+
+
+def _is_hub(checkpoint: Checkpoint) -> bool:
+    return not checkpoint.is_local and bool(HUB_ID.match(checkpoint.label.partition("@")[0]))
+
+
+def _shown(checkpoint: Checkpoint) -> str:
+    """A hub model as a link, a local one by its folder's name."""
+    if _is_hub(checkpoint):
+        model = checkpoint.label.partition("@")[0]
+        return f"[{model}](https://huggingface.co/{model})"
+    return public_name(checkpoint.label)
+
+
+def _link(reference: str) -> str:
+    found = LINK.search(reference)
+    return found.group(0) if found else reference
+
+
+def _licence(checkpoint: Checkpoint) -> str | None:
+    """The licence that an input's own card states, if it has one."""
+    return _front(checkpoint.root / "README.md").get("license")
+
+
+def _front(path: Path) -> Mapping[str, Any]:
+    """The YAML front matter of a card; empty when there is none or it is broken."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    parts = text.split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    try:
+        front = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}
+    return front if isinstance(front, dict) else {}

@@ -1,0 +1,94 @@
+"""Runs a plan into a folder: weights, then everything a loader or a reader wants beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergeloom.checkpoint import fingerprint
+from mergeloom.engine.journal import Journal
+from mergeloom.engine.run import Report, Settings, run
+from mergeloom.engine.sink import ShardFiles
+from mergeloom.errors import OutputError, Problem
+from mergeloom.output.card import model_card
+from mergeloom.output.directory import (
+    JOURNAL,
+    building,
+    check_space,
+    clear,
+    move_into_place,
+)
+from mergeloom.plan import Plan, index
+
+
+@dataclass(frozen=True)
+class Written:
+    """What writing a plan did. ``resumed`` counts tensors that an earlier run had finished."""
+
+    report: Report
+    resumed: int
+
+
+def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Written:
+    """Run a plan and put the complete result at ``out``.
+
+    The result is built in a hidden folder beside ``out``. If the process dies, the same plan
+    continues there; another plan starts over.
+
+    Raises:
+        MergeError: a tensor cannot be computed.
+        OutputError: the target cannot be written, or the disk is too small.
+    """
+    check_space(out, plan.bytes_out)
+    with building(out) as partial:
+        if not _started_by(partial, plan):
+            clear(partial)
+        journal = Journal(partial / JOURNAL, plan.digest)
+        try:
+            report = _weights(plan, partial, journal, settings)
+        finally:
+            journal.close()
+        _side_files(plan, partial)
+        _texts(plan, partial, out.name, card=card)
+        move_into_place(partial, out)
+        return Written(report, len(journal.finished))
+
+
+def _started_by(partial: Path, plan: Plan) -> bool:
+    """Whether the folder's journal was begun for this very plan."""
+    return Journal.belongs(partial / JOURNAL, plan.digest)
+
+
+def _weights(plan: Plan, folder: Path, journal: Journal, settings: Settings) -> Report:
+    fingerprints = {c.label: fingerprint(c) for c in plan.inputs if not c.revision}
+    files = ShardFiles(plan, folder, fingerprints, resume=bool(journal.finished))
+    try:
+        return run(plan, files, settings, journal.finished, journal.add)
+    finally:
+        files.close()
+
+
+def _side_files(plan: Plan, folder: Path) -> None:
+    """Copy the donor's other files by content, keeping their places."""
+    for file in plan.side_files:
+        target = folder / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(file.root / file.name, target)
+        except OSError as error:
+            raise OutputError(
+                Problem(str(file.root / file.name), f"cannot be copied: {error.strerror}")
+            ) from error
+
+
+def _texts(plan: Plan, folder: Path, name: str, *, card: bool) -> None:
+    if plan.config is not None:
+        text = json.dumps(plan.config, indent=2, ensure_ascii=False)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    if listing := index(plan.shards, plan.jobs):
+        (folder / "model.safetensors.index.json").write_text(listing, encoding="utf-8")
+    if card:
+        (folder / "mergekit_config.yml").write_text(plan.recipe.text, encoding="utf-8")
+        (folder / "README.md").write_text(model_card(plan, name), encoding="utf-8")
