@@ -54,7 +54,8 @@ def refused(path: Path | str, **more: object) -> str:
     checkpoint, errors, _ = opened(path, **more)
     assert checkpoint is None
     assert len(errors) == 1, errors
-    return errors[0].replace(str(Path(str(path)).parent) + "/", "")
+    parent = Path(str(path)).parent
+    return errors[0].replace(f"{parent}/", "") if parent.name else errors[0]
 
 
 def safetensors_bytes(entries: object, data: bytes = b"", *, length: int | None = None) -> bytes:

@@ -28,11 +28,21 @@ T = TypeVar("T")
 
 
 class _HubError(Exception):
-    """A request failed for a reason that has been put into words: message and next step."""
+    """A request failed for a reason that has been put into words.
 
-    def __init__(self, message: str, hint: str = "", *, unreachable: bool = False) -> None:
+    Args:
+        message: what happened.
+        hint: the next step.
+        unknown: whether the name may be wrong.
+        unreachable: whether the cache may be used instead.
+    """
+
+    def __init__(
+        self, message: str, hint: str = "", *, unknown: bool = False, unreachable: bool = False
+    ) -> None:
         super().__init__(message)
-        self.message, self.hint, self.unreachable = message, hint, unreachable
+        self.message, self.hint = message, hint
+        self.unknown, self.unreachable = unknown, unreachable
 
 
 def open_hub(
@@ -62,7 +72,8 @@ def open_hub(
         if error.unreachable and cached is not None:
             report.warn(f"{error.message}: the copy of {reference} in the cache is used")
             return _open_cached(reference, cached, report)
-        report.error(error.message, nearest_local(reference.path) or error.hint)
+        local = nearest_local(reference.path) if error.unknown else ""
+        report.error(error.message, local or error.hint)
         return None
 
 
@@ -102,7 +113,13 @@ class _Repository:
         self._repo = place.repo_id
         self._cache = cache
         info = self._ask(
-            partial(HfApi().model_info, place.repo_id, revision=place.revision, files_metadata=True)
+            partial(
+                HfApi().model_info,
+                place.repo_id,
+                revision=place.revision,
+                files_metadata=True,
+                timeout=30,
+            )
         )
         self._commit: str = info.sha or place.revision or "main"
         self._sizes: dict[str, int | None] = {s.rfilename: s.size for s in info.siblings or ()}
@@ -267,6 +284,7 @@ def _worded(request: Callable[[], T], label: str) -> T:
         raise _HubError(
             f"{label} is neither a local path nor a model on the hub that you may see",
             "Check the spelling; for a private model set HF_TOKEN or run huggingface-cli login",
+            unknown=True,
         ) from error
     except errors.RevisionNotFoundError as error:
         raise _HubError(f"{label}: the hub has the model, but not this revision") from error
@@ -285,6 +303,7 @@ def _reworded(error: Exception, label: str) -> _HubError:
         return _HubError(
             f"{label} is not a local path, and the hub cannot be reached ({why[:200]})",
             "Check the name and the connection (HF_ENDPOINT, proxy)",
+            unknown=True,
             unreachable=True,
         )
     status = response.status_code
