@@ -1,0 +1,49 @@
+"""A user's mistake is a message and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from mergeloom.errors import MergeloomError, Problem
+
+INTERRUPTED = 130
+
+
+def tell(problems: Iterable[Problem], kind: str) -> None:
+    """Print problems to stderr, a line each."""
+    for problem in problems:
+        click.echo(f"{click.style(kind, fg='yellow' if kind == 'warning' else 'red')}: {problem}",
+                   err=True)  # fmt: skip
+
+
+def run_command(command: click.Command, arguments: list[str] | None = None) -> None:
+    """Run a click command as a program and exit: 0, 2 for mistakes, 130 when interrupted."""
+    sys.exit(_exit_code(lambda: command.main(arguments, standalone_mode=False)))
+
+
+def _exit_code(call: Callable[[], Any]) -> int:
+    try:
+        code = call()
+    except MergeloomError as error:
+        tell(error.problems, "error")
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nstopped; run the same command again to continue where it stopped", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        sys.stdout = None
+        return 1
+    except Exception:  # noqa: BLE001 - a defect of ours, told as one
+        traceback.print_exc()
+        click.echo("this is a defect of mergeloom: please report it with the lines above", err=True)
+        return 1
+    return code if isinstance(code, int) else 0

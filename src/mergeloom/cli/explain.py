@@ -1,0 +1,57 @@
+"""``mergeloom explain METHOD``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mergeloom.errors import RecipeError, nearest
+from mergeloom.methods import METHODS, Method, Parameter
+
+
+def explanation(name: str) -> str:
+    """The page of one method. Raises RecipeError for an unknown name."""
+    if name not in METHODS:
+        near = nearest(name, METHODS)
+        raise RecipeError(
+            f"unknown method {name!r}{', ' + near if near else ''} Known: {', '.join(METHODS)}"
+        )
+    return "\n".join(_lines(METHODS[name]))
+
+
+def _lines(method: Method) -> Iterator[str]:
+    yield f"{method.name} ({method.title})"
+    yield ""
+    yield method.summary
+    yield f"When to use it: {method.use}"
+    low, high = method.models
+    count = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
+    besides = " besides the base" if method.base != "unused" else ""
+    yield f"Models{besides}: {count}. Base model: {method.base}."
+    if method.parameters:
+        yield ""
+        yield "Parameters:"
+        yield from (f"  {_parameter(p)}" for p in method.parameters)
+    if method.reference:
+        yield ""
+        yield f"Source: {method.reference}"
+    yield ""
+    yield "A recipe:"
+    yield ""
+    yield from (f"    {line}" for line in method.example.rstrip().splitlines())
+
+
+def _parameter(parameter: Parameter) -> str:
+    scope = "for each model" if parameter.per_model else "for the merge"
+    default = "required" if parameter.required else f"default {_value(parameter.default)}"
+    span = ""
+    if parameter.choices:
+        span = f", one of {', '.join(parameter.choices)}"
+    elif parameter.low is not None or parameter.high is not None:
+        span = f", {_value(parameter.low)} to {_value(parameter.high)}"
+    return f"{parameter.name}: {parameter.kind}{span}, {scope}, {default}; {parameter.help}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

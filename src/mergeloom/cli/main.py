@@ -1,0 +1,234 @@
+"""``mergeloom``: merge, plan, check, methods, explain, schema, demo."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergeloom import __version__
+from mergeloom.cli.errors import run_command, tell
+from mergeloom.cli.sizes import Size, show_size
+
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+
+
+def main() -> None:
+    """Entry point of the program."""
+    run_command(mergeloom)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def mergeloom() -> None:
+    """Merge pre-trained language models in weight space."""
+
+
+def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide what is merged."""
+    for option in reversed(
+        [
+            click.option("--out-shard-size", type=Size(), default="5GB", show_default=True,
+                         help="Largest output file: 5GB, 5GiB, 500MB, or the peers' 5B."),
+            click.option("--seed", type=int, default=0, show_default=True,
+                         help="Seed of random methods; recorded in the output."),
+            click.option("--lenient", is_flag=True,
+                         help="Ignore unknown keys and idle filters with a warning."),
+            click.option("--unsafe-truncate-embeddings", is_flag=True,
+                         help="Cut vocabulary tables to the smallest model's rows."),
+            click.option("--copy-tokenizer/--no-copy-tokenizer", default=True, show_default=True,
+                         help="Copy the base's tokenizer files."),
+            click.option("--cache-dir", type=click.Path(path_type=Path),
+                         help="Hugging Face cache to use."),
+            click.option("--intermediate-dir", type=click.Path(path_type=Path),
+                         help="Where earlier documents of a chain put their results."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+RUN_OPTION_NAMES = ("threads", "max_memory", "device", "allow_nonfinite")
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that change how it runs and not a byte of the result."""
+    for option in reversed(
+        [
+            click.option("--threads", type=click.IntRange(min=1),
+                         help="Workers; by default one for each core."),
+            click.option("--max-memory", type=Size(), default="1GiB", show_default=True,
+                         help="Memory the process may take: 512MB, 2GiB."),
+            click.option("--device", default="cpu", show_default=True,
+                         help="cpu, cuda, cuda:1, mps, xpu or auto."),
+            click.option("--allow-nonfinite", is_flag=True,
+                         help="Count NaN and infinity in the result instead of stopping."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@mergeloom.command()
+@RECIPE
+@click.argument("out", type=click.Path(path_type=Path))
+@plan_options
+@run_options
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is not empty.")
+@click.option("--keep-intermediates", is_flag=True, help="Keep the earlier documents' results.")
+@click.option("--card/--no-card", default=True, show_default=True,
+              help="Write README.md and mergekit_config.yml.")  # fmt: skip
+@click.option("--timings", type=click.Path(path_type=Path), help="Write seconds and bytes as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the plan first.")
+def merge(recipe: Path, out: Path, **given: Any) -> None:
+    """Merge the models of RECIPE into the folder OUT."""
+    run_merge(recipe, out, given)
+
+
+def run_merge(recipe: Path, out: Path, given: dict[str, Any]) -> None:
+    """Check, plan and run; shared with the peers' scripts."""
+    from mergeloom.api import run_plan
+    from mergeloom.cli.progress import showing
+    from mergeloom.cli.report import plan_text
+    from mergeloom.output.directory import check_target
+
+    started = time.perf_counter()
+    check_target(out, overwrite=given["overwrite"])
+    planned = _plan(recipe, given, out, quiet=given["quiet"])
+    if given["verbose"]:
+        click.echo(plan_text(planned, show_parameters=True), err=True)
+    total = sum(part.bytes_in for part in (*planned.chain, planned))
+    with showing(total, quiet=given["quiet"]) as progress:
+        done = run_plan(
+            planned,
+            out,
+            **{name: given[name] for name in RUN_OPTION_NAMES},
+            keep_intermediates=given["keep_intermediates"],
+            card=given["card"],
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started
+    if given["timings"]:
+        timings = {
+            "engine_seconds": done.engine_seconds,
+            "total_seconds": seconds,
+            "bytes_read": total,
+            "bytes_written": planned.bytes_out,
+        }
+        given["timings"].write_text(json.dumps(timings) + "\n")
+    if not given["quiet"]:
+        _tell_result(done, seconds)
+
+
+def _tell_result(done: Any, seconds: float) -> None:
+    plan = done.plan
+    resumed = f", {done.resumed} of them from an earlier run" if done.resumed else ""
+    click.echo(
+        f"{done.out}: {len(plan.jobs)} tensors{resumed}, {show_size(plan.bytes_out)} in "
+        f"{seconds:.1f} s",
+        err=True,
+    )
+    for name, count in done.nonfinite.items():
+        click.echo(f"warning: {name}: {count} elements are NaN or infinite", err=True)
+    by_note: dict[str, list[str]] = {}
+    for name, notes in done.notes.items():
+        for note in notes:
+            by_note.setdefault(note, []).append(name)
+    for note, names in by_note.items():
+        click.echo(f"warning: {names[0]} and {len(names) - 1} more: {note}", err=True)
+
+
+def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False) -> Any:
+    """The plan of a recipe file, with its warnings told."""
+    from mergeloom.api import load_with_warnings
+    from mergeloom.plan import Options, default_intermediates, make_plan
+
+    loaded, warnings = load_with_warnings(recipe, lenient=given["lenient"])
+    options = Options(
+        out_shard_size=given["out_shard_size"],
+        seed=given["seed"],
+        lenient=given["lenient"],
+        unsafe_truncate_embeddings=given["unsafe_truncate_embeddings"],
+        copy_tokenizer=given["copy_tokenizer"],
+        cache_dir=given["cache_dir"],
+        intermediates=given["intermediate_dir"] or default_intermediates(out),
+    )
+    if not quiet:
+        tell(warnings, "warning")
+    planned = make_plan(loaded, options)
+    if not quiet:
+        for part in (*planned.chain, planned):
+            tell(part.warnings, "warning")
+    return planned
+
+
+@mergeloom.command()
+@RECIPE
+@plan_options
+@click.option("--show-parameters", is_flag=True, help="The resolved value for every tensor.")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+def plan(recipe: Path, show_parameters: bool, as_json: bool, **given: Any) -> None:
+    """Print what merging RECIPE would do: every tensor, bytes, memory. Reads no weights."""
+    from mergeloom.cli.report import plan_json, plan_text
+
+    planned = _plan(recipe, given, Path("out"), quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(plan_json(planned), indent=1))
+    else:
+        click.echo(plan_text(planned, show_parameters=show_parameters))
+
+
+@mergeloom.command()
+@RECIPE
+@plan_options
+def check(recipe: Path, **given: Any) -> None:
+    """Print every error and warning about RECIPE and its models, and nothing else."""
+    _plan(recipe, given, Path("out"))
+
+
+@mergeloom.command()
+def methods() -> None:
+    """List the merge methods."""
+    from mergeloom.methods import METHODS
+
+    width = max(map(len, METHODS))
+    for name, method in METHODS.items():
+        click.echo(f"{name:{width}}  {method.summary.partition('. ')[0].rstrip('.')}.")
+
+
+@mergeloom.command()
+@click.argument("method")
+def explain(method: str) -> None:
+    """What METHOD does, when to use it, its parameters and a recipe."""
+    from mergeloom.cli.explain import explanation
+
+    click.echo(explanation(method))
+
+
+@mergeloom.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from mergeloom.methods import METHODS
+    from mergeloom.recipe import json_schema
+
+    click.echo(json.dumps(json_schema(METHODS), indent=2))
+
+
+@mergeloom.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Keep the merged models here.")
+def demo(out: Path | None) -> None:
+    """Merge three small models that come with the package, and score what came out."""
+    import tempfile
+
+    from mergeloom.demo.run import run
+
+    if out:
+        run(out, click.echo)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder), click.echo)

@@ -1,0 +1,159 @@
+"""``mergekit-yaml`` and ``mergekitty-yaml``: the lines people have in notebooks, unchanged.
+
+Every flag of the namesake is accepted. Flags that have no meaning here (there is no pickle to
+unpickle lazily, no cache to fill, nothing that must be held in memory) are named once and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mergeloom import __version__
+from mergeloom.cli.errors import run_command
+from mergeloom.cli.main import run_merge
+from mergeloom.cli.sizes import Size
+
+CONFIG_FILE = click.argument("config_file", type=click.Path(path_type=Path))
+OUT_PATH = click.argument("out_path", type=click.Path(path_type=Path))
+
+WITHOUT_MEANING: Mapping[str, str] = {
+    "allow_crimes": "tensors are merged by name, whatever the architecture",
+    "lora_merge_cache": "no cache is needed",
+    "lora_merge_dtype": "no cache is needed",
+    "low_cpu_memory": "memory is bounded by --max-memory",
+    "clone_tensors": "repeated layers are always written",
+    "trust_remote_code": "no code of a model is run",
+    "lazy_unpickle": "pickles are always read tensor by tensor",
+    "read_to_gpu": "blocks go to the device one by one",
+    "multi_gpu": "one device is used",
+    "async_write": "reading, computing and writing always overlap",
+    "write_threads": "every worker writes",
+    "storage_device": "memory is bounded by --max-memory",
+    "load_to_compute": "blocks go to the device one by one",
+    "executor": "there is one executor",
+}
+SHARED = ("allow_crimes", "clone_tensors", "trust_remote_code", "lazy_unpickle")
+MERGEKIT_ONLY = ("low_cpu_memory", "read_to_gpu", "multi_gpu", "async_write")
+
+
+def mergekit_yaml() -> None:
+    """Entry point of ``mergekit-yaml``."""
+    run_command(mergekit_command)
+
+
+def mergekitty_yaml() -> None:
+    """Entry point of ``mergekitty-yaml``."""
+    run_command(mergekitty_command)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _switch(name: str, default: bool = False) -> Callable[[Any], Any]:
+    dashed = name.replace("_", "-")
+    return click.option(f"--{dashed}/--no-{dashed}", name, default=default)
+
+
+COMMON = _options(
+    CONFIG_FILE,
+    OUT_PATH,
+    *(_switch(name) for name in SHARED),
+    click.option("--transformers-cache", type=click.Path(path_type=Path)),
+    click.option("--lora-merge-cache", type=click.Path()),
+    click.option("--out-shard-size", type=Size(), default="5B"),
+    click.option("--random-seed", type=int),
+    _switch("copy_tokenizer", True),
+    _switch("write_model_card", True),
+    _switch("safe_serialization", True),
+    _switch("quiet"),
+    click.option("--lenient", is_flag=True, help="Ours: unknown keys are ignored."),
+    click.option("--overwrite", is_flag=True, help="Ours: replace a folder that is not empty."),
+    click.version_option(__version__),
+)
+
+
+@click.command()
+@COMMON
+@_options(
+    *(_switch(name) for name in MERGEKIT_ONLY),
+    _switch("unsafe_truncate_embeddings"),
+    click.option("--lora-merge-dtype"),
+    _switch("cuda"),
+    click.option("--device"),
+    click.option("--gpu-rich", is_flag=True),
+    click.option("--write-threads", type=int),
+    click.option("-j", "--num-threads", type=click.IntRange(min=1)),
+    click.option("-v", "--verbose", count=True),
+)
+def mergekit_command(config_file: Path, out_path: Path, **given: Any) -> None:
+    """Merge by a recipe, with mergekit-yaml's flags."""
+    wants_gpu = given["cuda"] or given["gpu_rich"]
+    device = given["device"] or ("cuda" if wants_gpu else "cpu")
+    _run(config_file, out_path, given, device, given["num_threads"])
+
+
+@click.command()
+@COMMON
+@_options(
+    click.option("--compute-device", type=click.Choice(["cpu", "cuda"]), default="cpu"),
+    click.option("--storage-device", type=click.Choice(["cpu", "cuda"])),
+    _switch("load_to_compute"),
+    click.option("--executor", type=click.Choice(["single", "parallel"])),
+    click.option("-v", "--verbose", is_flag=True),
+)
+def mergekitty_command(config_file: Path, out_path: Path, **given: Any) -> None:
+    """Merge by a recipe, with mergekitty-yaml's flags."""
+    _run(config_file, out_path, given, given["compute_device"], None)
+
+
+def _run(
+    recipe: Path, out: Path, given: Mapping[str, Any], device: str, threads: int | None
+) -> None:
+    if not given["quiet"]:
+        _say_ignored(given)
+    run_merge(
+        recipe,
+        out,
+        {
+            "out_shard_size": given["out_shard_size"],
+            "seed": given["random_seed"] or 0,
+            "lenient": given["lenient"],
+            "unsafe_truncate_embeddings": given.get("unsafe_truncate_embeddings", False),
+            "copy_tokenizer": given["copy_tokenizer"],
+            "cache_dir": given["transformers_cache"],
+            "intermediate_dir": None,
+            "threads": threads,
+            "max_memory": None,
+            "device": device,
+            "allow_nonfinite": False,
+            # Running a notebook cell again replaces the merge it made; other folders stay safe.
+            "overwrite": given["overwrite"] or _is_earlier_merge(out),
+            "keep_intermediates": False,
+            "card": given["write_model_card"],
+            "timings": None,
+            "quiet": given["quiet"],
+            "verbose": int(given["verbose"]) > 1,
+        },
+    )
+
+
+def _say_ignored(given: Mapping[str, Any]) -> None:
+    for name, why in WITHOUT_MEANING.items():
+        if given.get(name):
+            click.echo(f"--{name.replace('_', '-')} has no effect: {why}", err=True)
+    if not given["safe_serialization"]:
+        click.echo("--no-safe-serialization has no effect: only safetensors are written", err=True)
+
+
+def _is_earlier_merge(out: Path) -> bool:
+    return any((out / f"{peer}_config.yml").is_file() for peer in ("mergekit", "mergekitty"))
