@@ -82,7 +82,7 @@ class Bench:
         measured = succeeded("the floor", run(command, self.work / "floor.log"))
         output.unlink()
         result = as_result(measured)
-        result["engine"] = json.loads(measured.output)["seconds"]
+        result["engine"] = json.loads(measured.output.splitlines()[-1])["seconds"]
         result["bytes_read"] = sum(length for _, _, length in ranges)
         return result
 
@@ -119,7 +119,7 @@ class Bench:
         path.write_text(json.dumps(specification))
         command: list[str | Path] = [sys.executable, HERE / "verify.py", path]
         measured = succeeded("verification", run(command, self.work / "verify.log"))
-        return dict(json.loads(measured.output))
+        return dict(json.loads(measured.output.splitlines()[-1]))
 
     def measure(self, method: Method) -> dict[str, Any]:
         """Run floor, ours and peer in turn, `repeats` times, and return medians of each."""

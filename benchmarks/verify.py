@@ -59,7 +59,8 @@ def linear(x: Tensors) -> Tensor:
 
 def arc(a: Tensor, b: Tensor, t: float, threshold: float) -> Tensor:
     """Return the spherical interpolation of two flat tensors, a straight one near the poles."""
-    cosine = float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
+    lengths = float(np.sqrt((a @ a) * (b @ b)))
+    cosine = float(np.clip(a @ b / lengths, -1, 1)) if lengths else 0.0
     if abs(cosine) > threshold:
         return (1 - t) * a + t * b
     angle = np.arccos(cosine)
@@ -94,7 +95,8 @@ def ulps(actual: Tensor, wanted: Tensor) -> Tensor:
     """Return |actual - wanted| in bf16 ulps of the wanted value (see the module's words)."""
     scale = np.sqrt(np.mean(wanted**2)) / 256
     size = np.maximum(np.abs(wanted), max(float(scale), 1e-38))
-    return np.asarray(np.abs(actual - wanted) / np.exp2(np.floor(np.log2(size)) - 7))
+    distance = np.abs(actual - wanted) / np.exp2(np.floor(np.log2(size)) - 7)
+    return np.where(np.isfinite(distance), distance, np.inf)  # a NaN must not pass as small
 
 
 def sample(layers: int) -> list[str]:
