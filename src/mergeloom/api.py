@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergeloom.errors import Problem, Problems, RecipeError, nearest
 from mergeloom.methods import METHODS
-from mergeloom.plan import Options, Plan, default_intermediates, make_plan
+from mergeloom.planning import Options, Plan, default_intermediates, make_plan
 from mergeloom.recipe import load_recipe as _load
 from mergeloom.types import Checkpoint, Recipe
 
@@ -211,7 +211,7 @@ def merge_state_dicts(
     from mergeloom.checkpoint import MemoryTensor
     from mergeloom.engine.run import Settings, run
     from mergeloom.engine.sink import Tensors
-    from mergeloom.plan import plan_opened
+    from mergeloom.planning import plan_opened
 
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if loaded.chain:

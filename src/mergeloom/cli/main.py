@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mergeloom import __version__
+from mergeloom._version import __version__
 from mergeloom.cli.errors import run_command, tell
 from mergeloom.cli.sizes import Size, show_size
 
@@ -146,7 +146,7 @@ def _tell_result(done: Any, seconds: float) -> None:
 def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False) -> Any:
     """The plan of a recipe file, with its warnings told."""
     from mergeloom.api import load_with_warnings
-    from mergeloom.plan import Options, default_intermediates, make_plan
+    from mergeloom.planning import Options, default_intermediates, make_plan
 
     loaded, warnings = load_with_warnings(recipe, lenient=given["lenient"])
     options = Options(

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from mergeloom import __version__
+from mergeloom._version import __version__
 from mergeloom.cli.errors import run_command
 from mergeloom.cli.main import run_merge
 from mergeloom.cli.sizes import Size

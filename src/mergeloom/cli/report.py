@@ -7,7 +7,7 @@ from typing import Any
 
 from mergeloom.cli.sizes import show_size
 from mergeloom.engine.sizes import default_threads, peak_bytes
-from mergeloom.plan import Job, Plan
+from mergeloom.planning import Job, Plan
 from mergeloom.types import DTYPES
 
 

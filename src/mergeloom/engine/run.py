@@ -26,7 +26,7 @@ from mergeloom.engine.sizes import (
 )
 from mergeloom.engine.weighted_sum import SumKernel
 from mergeloom.errors import MergeError, MergeloomError, Problem
-from mergeloom.plan import Job, Plan
+from mergeloom.planning import Job, Plan
 from mergeloom.types import DTYPES, numel
 
 
@@ -152,6 +152,10 @@ def run(
     report = Report()
     for tensor in finished:
         _record(report, plan, tensor)
+    if settings.progress:
+        for tensor in finished:
+            job = plan.jobs[tensor.job]
+            settings.progress(job.nbytes_in * job.passes, job.nbytes)
     skip = {tensor.job for tensor in finished}
     jobs = [(n, job) for n, job in enumerate(plan.jobs) if n not in skip]
     threads = _threads(plan, settings)

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from mergeloom.errors import OutputError, Problem
-from mergeloom.plan import Plan, shard_header
+from mergeloom.planning import Plan, shard_header
 from mergeloom.types import DTYPES
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mergeloom.plan.plan import Job, Plan
+from mergeloom.planning.plan import Job, Plan
 
 BLOCK = 1 << 17
 """Elements that are computed at once: small enough to stay in a core's cache. Part of the result:

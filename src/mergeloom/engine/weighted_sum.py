@@ -10,7 +10,7 @@ import torch
 
 from mergeloom.engine.scratch import Scratch
 from mergeloom.methods import Note, WeightedSum
-from mergeloom.plan import Job
+from mergeloom.planning import Job
 
 Partial = np.ndarray
 

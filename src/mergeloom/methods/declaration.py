@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from mergeloom.types import Scalar
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
 Note = Callable[[str], None]
 """Reports something about one tensor that the user should read after the merge."""
-
-Array = np.ndarray
 
 
 class MethodError(ValueError):

@@ -1,27 +1,25 @@
-"""Interpolation on the sphere: coefficients from the angle between two vectors."""
+"""Interpolation on the sphere: coefficients from the angle between two vectors.
+
+numpy is imported where numbers are computed: every command reads the declarations, and few need
+the arithmetic.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from mergeloom.methods.declaration import (
-    Arguments,
-    Array,
-    MethodError,
-    Note,
-    Parameter,
-    WeightedSum,
-)
+from mergeloom.methods.declaration import Arguments, MethodError, Note, Parameter, WeightedSum
 from mergeloom.methods.registry import method
+
+if TYPE_CHECKING:
+    from mergeloom.methods.declaration import Array
 
 SMALLEST_NORM = 1e-8
 NEARLY_PARALLEL = 0.9995
 SMALLEST_NORM_NUSLERP = 1e-7
 NEARLY_ANTIPARALLEL = -0.9995
 
-FLATTEN = Parameter(
-    "nuslerp_flatten", "treat each tensor as one vector", kind="bool", default=True
-)
+FLATTEN = Parameter("nuslerp_flatten", "treat each tensor as one vector", kind="bool", default=True)
 ROW_WISE = Parameter(
     "nuslerp_row_wise",
     "with nuslerp_flatten: false, vectors along axis 0 (columns) instead of the last axis (rows)",
@@ -36,6 +34,8 @@ def cosines(gram: Array, smallest_norm: float, *, divide_by_floor: bool) -> Arra
     A norm of at most ``smallest_norm`` is replaced: by that floor itself (``divide_by_floor``)
     or by 1, which leaves a zero vector as it is.
     """
+    import numpy as np
+
     norms = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))  # (..., 2)
     floor = smallest_norm if divide_by_floor else 1.0
     norms = np.where(norms > smallest_norm, norms, floor)
@@ -45,6 +45,8 @@ def cosines(gram: Array, smallest_norm: float, *, divide_by_floor: bool) -> Arra
 
 def interpolate(cosine: Array, t: float, linear: Array) -> Array:
     """Coefficients (..., 2) of a great-circle step t, or of a straight one where ``linear``."""
+    import numpy as np
+
     theta = np.arccos(cosine)
     sine = np.where(linear, 1.0, np.sin(theta))
     first = np.where(linear, 1.0 - t, np.sin((1.0 - t) * theta) / sine)
@@ -102,7 +104,7 @@ def slerp(arguments: Arguments) -> WeightedSum:
     def coefficients(gram: Array, note: Note) -> Array:
         del note
         cosine = cosines(gram, SMALLEST_NORM, divide_by_floor=False)
-        return interpolate(cosine, t, np.abs(cosine) > NEARLY_PARALLEL)
+        return interpolate(cosine, t, abs(cosine) > NEARLY_PARALLEL)
 
     return WeightedSum(coefficients)
 
@@ -143,8 +145,8 @@ def nuslerp(arguments: Arguments) -> WeightedSum:
 
     def coefficients(gram: Array, note: Note) -> Array:
         cosine = cosines(gram, SMALLEST_NORM_NUSLERP, divide_by_floor=True)
-        collinear = np.abs(cosine.astype(np.float32)) == 1
-        if np.any((cosine < NEARLY_ANTIPARALLEL) & ~collinear):
+        collinear = abs(cosine.astype("float32")) == 1
+        if ((cosine < NEARLY_ANTIPARALLEL) & ~collinear).any():
             note("the two vectors are nearly opposite, so the arc between them is ill-defined")
         return interpolate(cosine, t, collinear)
 

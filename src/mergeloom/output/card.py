@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mergeloom.methods import METHODS
-from mergeloom.plan import Plan, public_name, public_recipe
+from mergeloom.planning import Plan, public_name, public_recipe
 from mergeloom.types import Checkpoint
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -60,7 +60,7 @@ def _shown(checkpoint: Checkpoint) -> str:
     if _is_hub(checkpoint):
         model = checkpoint.label.partition("@")[0]
         return f"[{model}](https://huggingface.co/{model})"
-    return public_name(checkpoint.label)
+    return Path(public_name(checkpoint.label)).name
 
 
 def _link(reference: str) -> str:

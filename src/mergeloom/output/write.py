@@ -20,7 +20,7 @@ from mergeloom.output.directory import (
     clear,
     move_into_place,
 )
-from mergeloom.plan import Plan, index
+from mergeloom.planning import Plan, index
 
 
 @dataclass(frozen=True)

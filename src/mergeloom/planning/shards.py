@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from mergeloom.plan.plan import Job, Shard
+from mergeloom.planning.plan import Job, Shard
 from mergeloom.types import DTYPES
 
 HEADER_ALIGNMENT = 8

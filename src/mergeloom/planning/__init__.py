@@ -1,9 +1,9 @@
 """Recipe and headers → a flat, printable list of jobs and everything else decided beforehand."""
 
-from mergeloom.plan.build import default_intermediates, make_plan, plan_opened
-from mergeloom.plan.plan import Job, JobInput, Options, Plan, Shard, SideFile
-from mergeloom.plan.provenance import metadata, public_name, public_recipe, shard_header
-from mergeloom.plan.shards import index
+from mergeloom.planning.build import default_intermediates, make_plan, plan_opened
+from mergeloom.planning.plan import Job, JobInput, Options, Plan, Shard, SideFile
+from mergeloom.planning.provenance import metadata, public_name, public_recipe, shard_header
+from mergeloom.planning.shards import index
 
 __all__ = [
     "Job",

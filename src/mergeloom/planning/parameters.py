@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from mergeloom.errors import Problems
 from mergeloom.methods import Method, Parameter
-from mergeloom.plan.plan import FilterUse
-from mergeloom.plan.targets import Part
+from mergeloom.planning.plan import FilterUse
+from mergeloom.planning.targets import Part
 from mergeloom.recipe import matches, resolve_setting
 from mergeloom.types import Input, Recipe, Scalar, Setting, Settings
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from mergeloom.architecture import Layout
 from mergeloom.errors import Problems, nearest
 from mergeloom.methods import Method
-from mergeloom.plan.jobs import JobMaker
-from mergeloom.plan.models import Model, Models
-from mergeloom.plan.parameters import Resolver
-from mergeloom.plan.plan import Options
-from mergeloom.plan.targets import Part, Target
+from mergeloom.planning.jobs import JobMaker
+from mergeloom.planning.models import Model, Models
+from mergeloom.planning.parameters import Resolver
+from mergeloom.planning.plan import Options
+from mergeloom.planning.targets import Part, Target
 from mergeloom.types import ModelReference, Recipe
 from mergeloom.vocabulary import read_vocabulary
 
@@ -103,7 +103,8 @@ def warn_settings(models: Models, problems: Problems) -> None:
         theirs, ours = model.checkpoint.config, donor.config
         if not theirs or not ours:
             continue
-        if theirs.get("model_type") != ours.get("model_type"):
+        kinds = theirs.get("model_type"), ours.get("model_type")
+        if None not in kinds and kinds[0] != kinds[1]:
             problems.warn(model.checkpoint.label, f"is a {theirs.get('model_type')} model, "
                           f"{donor.label} a {ours.get('model_type')} one")  # fmt: skip
             continue

@@ -10,8 +10,8 @@ from mergeloom.architecture import Alignment, Layout, Stack, align, understand
 from mergeloom.architecture.stacks import split
 from mergeloom.checkpoint import StoredTensor, open_checkpoint
 from mergeloom.errors import Problems
-from mergeloom.plan.plan import Options, Plan
-from mergeloom.plan.provenance import shard_header
+from mergeloom.planning.plan import Options, Plan
+from mergeloom.planning.provenance import shard_header
 from mergeloom.types import Checkpoint, ModelReference, Recipe, View
 
 
@@ -94,12 +94,7 @@ def open_models(
 
 def relate(opened: Mapping[ModelReference, Checkpoint], donor: ModelReference) -> Models:
     """Understand every checkpoint and align it with the donor's names."""
-    layouts = {
-        reference: understand(
-            {name: view.shape for name, view in checkpoint.tensors.items()}, checkpoint.config
-        )
-        for reference, checkpoint in opened.items()
-    }
+    layouts = {reference: _layout(checkpoint) for reference, checkpoint in opened.items()}
     models = {
         reference: Model(opened[reference], layout, align(layouts[donor], layout))
         for reference, layout in layouts.items()
@@ -108,6 +103,22 @@ def relate(opened: Mapping[ModelReference, Checkpoint], donor: ModelReference) -
     for model in models.values():
         heads = heads or tuple(model.alignment.back(name) for name in model.layout.heads)
     return Models(models, donor, heads)
+
+
+def _layout(checkpoint: Checkpoint) -> Layout:
+    """The layout of a checkpoint, without heads that are the embedding under a second name.
+
+    Pickles keep tied tensors as one storage with two names; the second one is left out, as
+    transformers does when it writes safetensors.
+    """
+    views = checkpoint.tensors
+    layout = understand({name: view.shape for name, view in views.items()}, checkpoint.config)
+    stored = {views[name] for name in layout.embeddings}
+    aliases = {name for name in layout.heads if views[name] in stored}
+    if not aliases:
+        return layout
+    shapes = {name: view.shape for name, view in views.items() if name not in aliases}
+    return understand(shapes, checkpoint.config)
 
 
 def planned_checkpoint(plan: Plan) -> Checkpoint:

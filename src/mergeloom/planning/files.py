@@ -9,9 +9,9 @@ from typing import Any
 from mergeloom.architecture import config as edits
 from mergeloom.architecture.layer_config import count_scope, select_layers
 from mergeloom.architecture.stacks import NEXT_TOKEN_KEYS
-from mergeloom.plan.models import Model, Models
-from mergeloom.plan.plan import Job, Options, SideFile
-from mergeloom.plan.targets import Restacked
+from mergeloom.planning.models import Model, Models
+from mergeloom.planning.plan import Job, Options, SideFile
+from mergeloom.planning.targets import Restacked
 from mergeloom.types import ARITHMETIC_DTYPES, ModelReference, Recipe
 
 WRITTEN_BY_US = frozenset({"config.json", "README.md", "mergekit_config.yml"})

@@ -11,14 +11,14 @@ from mergeloom.architecture.layer_kinds import Kind, first_misfit
 from mergeloom.architecture.stacks import LAYER_LIST_KEYS
 from mergeloom.errors import CheckpointError, MergeloomError, Problems, RecipeError, nearest
 from mergeloom.methods import METHODS, Method
-from mergeloom.plan import checks
-from mergeloom.plan.files import output_config, side_files
-from mergeloom.plan.jobs import JobMaker, unused_tensors
-from mergeloom.plan.models import Models, open_models, relate
-from mergeloom.plan.parameters import Resolver
-from mergeloom.plan.plan import Options, Plan
-from mergeloom.plan.shards import shard
-from mergeloom.plan.targets import Part, Restacked, make_parts, make_targets
+from mergeloom.planning import checks
+from mergeloom.planning.files import output_config, side_files
+from mergeloom.planning.jobs import JobMaker, unused_tensors
+from mergeloom.planning.models import Models, open_models, relate
+from mergeloom.planning.parameters import Resolver
+from mergeloom.planning.plan import Options, Plan
+from mergeloom.planning.shards import shard
+from mergeloom.planning.targets import Part, Restacked, make_parts, make_targets
 from mergeloom.types import Checkpoint, ModelReference, Recipe
 
 

@@ -14,7 +14,7 @@ from mergeloom.architecture.modules import (
 )
 from mergeloom.errors import Problems, nearest
 from mergeloom.methods import Method
-from mergeloom.plan.models import Models
+from mergeloom.planning.models import Models
 from mergeloom.types import Input, ModelReference, Module, Recipe, Settings, Slice
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 
 from mergeloom._version import __version__
-from mergeloom.plan.plan import Plan, Shard
-from mergeloom.plan.shards import header
+from mergeloom.planning.plan import Plan, Shard
+from mergeloom.planning.shards import header
 from mergeloom.types import Checkpoint, ModelReference, Recipe
 
 LOCAL_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\|\.\.?[\\/])")

@@ -90,6 +90,12 @@ class Job:
         models = self.inputs[1:] if self.has_base else self.inputs
         return Arguments(self.parameters, tuple(i.parameters for i in models), self.has_base)
 
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read: twice when coefficients depend on the weights."""
+        formula = self.formula()
+        return 2 if formula and not isinstance(formula.coefficients, tuple) else 1
+
     def formula(self) -> Formula | None:
         """What the engine runs; None for a copy. May raise MethodError."""
         return METHODS[self.method].formula(self.arguments()) if self.method else None
@@ -159,8 +165,8 @@ class Plan:
 
     @property
     def bytes_in(self) -> int:
-        """Bytes of weights that the jobs read, each input of each job counted once."""
-        return sum(job.nbytes_in for job in self.jobs)
+        """Bytes of weights that the jobs read, as often as they read them."""
+        return sum(job.nbytes_in * job.passes for job in self.jobs)
 
     @property
     def bytes_out(self) -> int:

@@ -9,10 +9,10 @@ from mergeloom.architecture import is_buffer
 from mergeloom.checkpoint import RowsOf
 from mergeloom.errors import Problems
 from mergeloom.methods import Method, MethodError
-from mergeloom.plan.models import Models
-from mergeloom.plan.parameters import Resolver
-from mergeloom.plan.plan import Job, JobInput, Options
-from mergeloom.plan.targets import Part, Target
+from mergeloom.planning.models import Models
+from mergeloom.planning.parameters import Resolver
+from mergeloom.planning.plan import Job, JobInput, Options
+from mergeloom.planning.targets import Part, Target
 from mergeloom.recipe import selects
 from mergeloom.types import ARITHMETIC_DTYPES, Input, ModelReference, Recipe
 
