@@ -228,6 +228,7 @@ def pickled_tensor(shape, stride, start=0, count=4):
         (((-2,), (1,)), "with an impossible shape, stride or offset"),
         (((2,), (1, 1)), "with an impossible shape, stride or offset"),
         (((2.0,), (1,)), "with an impossible shape, stride or offset"),
+        (((2**48,), (0,)), "with an impossible shape, stride or offset"),
         (((1,) * 65, (1,) * 65), "with an impossible shape, stride or offset"),
     ],
 )

@@ -22,7 +22,8 @@ _FIRST = 100_000
 """Bytes asked for at first: nearly every header is shorter, so that one request is enough."""
 
 _WORKERS = 8
-_EXTRA = ("adapter_config.json", "modules.json")
+_FETCHERS = 4
+_EXTRA = ("config.json", "adapter_config.json", "modules.json")
 
 T = TypeVar("T")
 
@@ -134,12 +135,12 @@ class _Repository:
         errors = len(report.problems.errors)
         indexes = [n for n in names if n.endswith((".safetensors.index.json", ".bin.index.json"))]
         self._download([*indexes, *(n for n in _EXTRA if n in names)])
-        beside = side_files(names, module_folders(self._root))
-        self._download(beside)
         config = read_config(self._reference, self._root, names, shown, report)
         weights = choose_weights(self._root, names, shown, report)
         if weights is None:
             return None
+        beside = side_files(names, module_folders(self._root))
+        self._download(beside)
         # A pickle's header is spread over the file: it has to be here. Those of safetensors are
         # asked for all at once.
         self._download([file for file in weights.files if not file.endswith(".safetensors")])
@@ -245,18 +246,22 @@ def fetch(checkpoint: Checkpoint, files: Iterable[Path]) -> None:
     Raises:
         CheckpointError: a file cannot be downloaded.
     """
-    for path in dict.fromkeys(files):
-        if path not in checkpoint.fetch or path.exists():
-            continue
-        repo, commit, name = checkpoint.fetch[path]
-        cache = checkpoint.root.parents[2]  # cache / models--a--b / snapshots / commit
-        try:
-            found = _worded(partial(_download, repo, commit, name, cache=cache), checkpoint.label)
-        except _HubError as error:
-            hint = f". {error.hint}" if error.hint else ""
-            raise CheckpointError(f"{error.message}{hint}") from error
-        if not path.exists():
-            raise CheckpointError(f"{repo}/{name} was downloaded to {found}, not to {path}")
+    wanted = [p for p in dict.fromkeys(files) if p in checkpoint.fetch and not p.exists()]
+    with ThreadPoolExecutor(_FETCHERS) as pool:
+        for _ in pool.map(partial(_fetch_one, checkpoint), wanted):
+            pass  # asking for the results raises the first error
+
+
+def _fetch_one(checkpoint: Checkpoint, path: Path) -> None:
+    repo, commit, name = checkpoint.fetch[path]
+    cache = checkpoint.root.parents[2]  # cache / models--a--b / snapshots / commit
+    try:
+        found = _worded(partial(_download, repo, commit, name, cache=cache), checkpoint.label)
+    except _HubError as error:
+        hint = f". {error.hint}" if error.hint else ""
+        raise CheckpointError(f"{error.message}{hint}") from error
+    if not path.exists():
+        raise CheckpointError(f"{repo}/{name} was downloaded to {found}, not to {path}")
 
 
 def _download(repo: str, commit: str, name: str, *, cache: Path) -> str:

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 MAX_PICKLE = 256 * 2**20
 """Bytes of pickle that are read at most. A checkpoint of 100,000 tensors has 15 MB."""
 
-_MAX_STEPS = 10_000_000
+_MAX_STEPS = 4_000_000  # a tensor takes about 35
+_MAX_TEXT = 16 * 2**20
 
 
 class PickleError(ValueError):
@@ -187,7 +188,9 @@ class PickleMachine:
         self.push(int.from_bytes(self._read(count), "little", signed=True))
 
     def _text(self, count: int) -> None:
-        self.push(self._read(count).decode("utf-8", "surrogatepass"))
+        if count > _MAX_TEXT:
+            raise PickleError("holds a text that is too long")
+        self.push(self._read(count).decode("utf-8"))
 
     def _old_text(self, count: int) -> None:
         # Python 2's str: names of tensors are ASCII; anything else keeps one letter per byte.

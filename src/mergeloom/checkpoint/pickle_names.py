@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mergeloom.checkpoint.pickle_machine import OPAQUE, Opaque, PickleError
 from mergeloom.types import DTYPES_BY_TORCH_NAME, DType
+
+_MAX_ELEMENTS = 2**48  # a stride of 0 can repeat one number for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ def _tensor(
         or len(shape) != len(stride)
         or len(shape) > 64
         or not all(map(is_size, (start, *shape, *stride)))
+        or math.prod(shape) >= _MAX_ELEMENTS
     ):
         raise PickleError("holds a tensor with an impossible shape, stride or offset")
     tensor = PickledTensor(storage, dtype, start, shape, stride)
