@@ -56,7 +56,7 @@ YAML = {
     ),
     "scale: &SCALE 1\nx: *SCAL\n": (
         "line 2: not valid YAML at column 4: the alias *SCAL has no anchor &SCAL before it. "
-        "did you mean SCALE?"
+        "Did you mean SCALE?"
     ),
     "a: &x 1\nb: &x 2\n": (
         "line 2: not valid YAML at column 4: an anchor is defined twice. "
@@ -75,6 +75,7 @@ YAML = {
     + "\n": "line 1: not valid YAML at column 103: nested more than 100 levels deep",
     "a\x00b: 1\n": "line 1: not YAML text: it holds the character U+0000. Is it a recipe?",
     "? [a]\n: b\n": "line 1: a key must be a plain word, not a list or a mapping",
+    "<<: !mine {a: 1}\n": "line 1: the tag !mine is refused: a recipe is plain data",
     "<<: 3\n": "line 1: <<: wants a mapping or a list of mappings",
     "x: !!int abc\n": "x (line 1): 'abc' cannot be read as int; put it in quotes if it is text",
 }
@@ -102,6 +103,12 @@ STRUCTURE = {
     ],
     GOOD + "parameters:\n  dtype: bfloat16\n": [
         "parameters.dtype (line 4): dtype is a top-level key"
+    ],
+    GOOD + "parameters: {filter: mlp, value: 1}\n": [
+        "parameters.filter (line 3): belongs inside a parameter: "
+        "weight: [{filter: ..., value: ...}]",
+        "parameters.value (line 3): belongs inside a parameter: "
+        "weight: [{filter: ..., value: ...}]",
     ],
     "models:\n  - {model: A, dtype: bfloat16}\nmerge_method: linear\n": [
         "models[0].dtype (line 2): dtype is a top-level key"

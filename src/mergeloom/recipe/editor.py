@@ -135,17 +135,7 @@ def _definitions(
                 {"type": "string", "pattern": f"^(?i:(torch\\.)?({'|'.join(spellings)}))$"},
             ]
         },
-        "LayerRange": {
-            "description": "[start, end): the end is exclusive; null means the last layer.",
-            "type": "array",
-            "prefixItems": [
-                {"$ref": "#/$defs/Layer"},
-                {"anyOf": [{"$ref": "#/$defs/Layer"}, {"type": "null"}]},
-            ],
-            "minItems": 1,
-            "maxItems": 2,
-            "examples": [[0, 32], [8, None]],
-        },
+        "LayerRange": _layer_range(),
         "Layer": {
             "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+$"}]
         },
@@ -175,6 +165,20 @@ def _definitions(
             "propertyNames": {"not": {"enum": [k for k in TOP_LEVEL_KEYS if k not in parameters]}},
             "additionalProperties": _setting(_ANY_SCALAR),
         },
+    }
+
+
+def _layer_range() -> dict[str, Any]:
+    return {
+        "description": "[start, end): the end is exclusive; null means the last layer.",
+        "type": "array",
+        "prefixItems": [
+            {"$ref": "#/$defs/Layer"},
+            {"anyOf": [{"$ref": "#/$defs/Layer"}, {"type": "null"}]},
+        ],
+        "minItems": 1,
+        "maxItems": 2,
+        "examples": [[0, 32], [8, None]],
     }
 
 

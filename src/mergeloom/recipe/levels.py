@@ -142,6 +142,10 @@ class SettingsReader:
             ignored = "; it is ignored" if self.lenient else ""
             report(where, f"{name} is a top-level key{ignored}", line=line)
             return None
+        if not known and name in ("filter", "value"):
+            message = "belongs inside a parameter: weight: [{filter: ..., value: ...}]"
+            self.problems.error(where, message, line=line)
+            return None
         if value is None:
             self.problems.error(where, NO_VALUE, line=line)
             return None

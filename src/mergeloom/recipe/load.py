@@ -89,7 +89,7 @@ def _file_text(path: Path) -> str:
     """The text of a recipe file exactly as it stands, byte order mark and line ends included."""
     where = str(path)
     if path.is_dir():
-        found = sorted(p.name for p in path.iterdir() if p.suffix in (".yml", ".yaml"))
+        found = sorted(name for name in _names(path) if name.endswith((".yml", ".yaml")))
         hint = f"It holds {', '.join(found[:5])}." if found else ""
         raise RecipeError(Problem(where, "is a folder; a recipe is a YAML file", hint))
     try:
@@ -112,9 +112,17 @@ def _file_text(path: Path) -> str:
         raise RecipeError(Problem(where, message, "Save it as UTF-8.")) from None
 
 
+def _names(folder: Path) -> list[str]:
+    """What a folder holds, as far as it can be seen."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 def _nearby(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"The folder {parent} does not exist either."
-    near = nearest_word(path.name, (p.name for p in parent.iterdir() if p.is_file()))
+    near = nearest_word(path.name, _names(parent))
     return near[:1].upper() + near[1:]

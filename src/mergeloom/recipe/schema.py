@@ -92,7 +92,8 @@ def _ignored(description: str) -> Any:
 class Level(BaseModel):
     """A mapping of the recipe. A key it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    # Built on first use: ``import mergeloom`` and --help need no validator.
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 class Model(Level):

@@ -59,6 +59,7 @@ def syntax_problem(error: yaml.YAMLError, text: str, anchors: Iterable[str]) -> 
     if cause == "an alias has no anchor":
         name = said.partition("'")[2].partition("'")[0]
         cause, hint = f"the alias *{name} has no anchor &{name} before it", nearest(name, anchors)
+        hint = hint.replace("did", "Did", 1)
     elif "is not closed" in cause and error.context_mark:
         opened = error.context_mark.line + 1
         hint = f"It was opened on line {opened}."

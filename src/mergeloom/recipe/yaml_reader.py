@@ -275,12 +275,13 @@ class _Builder:
                 message = "<<: wants a mapping or a list of mappings"
                 self.problems.error(path, message, line=_line(key))
                 continue
-            kept = dict(self.lines)
-            found = self._mapping(source, path)
-            for name, merged in found.items():
+            lines: dict[str, int] = {}
+            found = _Builder(self.loader, lines, self.problems).value(source, path)
+            for name, merged in (found or {}).items():
                 into.setdefault(name, merged)
-            # A key that was overridden keeps the line where it was written.
-            self.lines.update(kept)
+            for place, line in lines.items():
+                # A key that was overridden keeps the line where it was written.
+                self.lines.setdefault(place, line)
 
 
 def plain_copy(source: Mapping[Any, Any]) -> Any:
