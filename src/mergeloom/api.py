@@ -148,14 +148,17 @@ def run_plan(
     progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Run a plan that was made for ``target``; see :func:`merge`."""
-    from mergeloom.checkpoint import fetch
+    from mergeloom.checkpoint import close_files, fetch
     from mergeloom.engine.run import Settings
     from mergeloom.engine.sizes import DEFAULT_MEMORY
+    from mergeloom.output.directory import check_apart
     from mergeloom.output.write import write
 
+    parts = (*planned.chain, planned)
+    check_apart(target, {checkpoint.root for part in parts for checkpoint in part.inputs})
     settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
     seconds = 0.0
-    for part in (*planned.chain, planned):
+    for part in parts:
         for checkpoint in part.inputs:
             fetch(checkpoint, part.weight_files())
         if part.folder is None:
@@ -163,6 +166,7 @@ def run_plan(
             seconds += written.report.seconds
         elif not part.folder.exists():  # it is named after its content and moved in when complete
             seconds += write(part, part.folder, settings, card=card).report.seconds
+    close_files()
     if not keep_intermediates:
         _remove_intermediates(planned)
     return Merged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -46,7 +47,7 @@ class ShardFiles:
             self._files.append(fd)
             if not (resume and os.fstat(fd).st_size == size):
                 _reserve(fd, size, path)
-                os.pwrite(fd, header, 0)
+                _write_at(fd, memoryview(header), 0)
             for job, offset in zip(shard.jobs, shard.offsets, strict=True):
                 self._places[job] = (fd, len(header) + offset)
 
@@ -57,7 +58,7 @@ class ShardFiles:
         left = block.view(torch.uint8).numpy().data if block.numel() else memoryview(b"")
         while len(left):
             try:
-                done = os.pwrite(fd, left, offset)
+                done = _write_at(fd, left, offset)
             except OSError as error:
                 raise OutputError(f"the output cannot be written: {error.strerror}") from error
             left, offset = left[done:], offset + done
@@ -79,6 +80,18 @@ def _reserve(fd: int, size: int, path: Path) -> None:
         raise OutputError(
             Problem(str(path), f"cannot reserve {size} bytes: {error.strerror}", "Free some space.")
         ) from error
+
+
+if hasattr(os, "pwrite"):
+    _write_at = os.pwrite
+
+else:  # Windows has no positioned write: seek and write under one lock
+    _seek = threading.Lock()
+
+    def _write_at(fd: int, data: memoryview, offset: int) -> int:
+        with _seek:
+            os.lseek(fd, offset, os.SEEK_SET)
+            return os.write(fd, data)
 
 
 class Tensors:

@@ -6,7 +6,7 @@ import os
 
 from mergeloom.planning.plan import Job, Plan
 
-BLOCK = 1 << 17
+BLOCK = 1 << 16
 """Elements that are computed at once: small enough to stay in a core's cache. Part of the result:
 sums over a tensor are taken block by block, so it must not depend on threads or memory."""
 

@@ -14,6 +14,9 @@ from mergeloom.planning import Job
 
 Partial = np.ndarray
 
+RUN = 2048
+"""Elements whose products are summed in the vectors' own precision before float64 takes over."""
+
 
 class SumKernel:
     """One job whose output is a weighted sum of its inputs.
@@ -28,6 +31,9 @@ class SumKernel:
         self.formula = formula
         self.device = device
         self.dtype = work_dtype(job)
+        # A 16-bit output cannot show the difference (a relative 1e-7 in a coefficient) between
+        # float32 sums over short runs and float64 throughout; a 32-bit one can.
+        self.exact = job.dtype in ("F32", "F64")
         self.row = job.shape[-1] if job.shape else 1
         self.columns = math.prod(job.shape[1:])
         self.vectors = formula.vectors if len(job.shape) > 1 else "tensor"
@@ -45,14 +51,6 @@ class SumKernel:
         """Elements that a block must not cut through."""
         return self.columns if self.vectors == "first" else self.row
 
-    def _inputs(
-        self, start: int, stop: int, scratch: Scratch, count: int
-    ) -> Sequence[torch.Tensor]:
-        return [
-            entry.view.read(start, stop, scratch, ("raw", i)).to(self.device)
-            for i, entry in enumerate(self.job.inputs[:count])
-        ]
-
     def measure(self, start: int, stop: int, step: int, scratch: Scratch) -> Partial:
         """The Gram matrix of elements [start, stop), in blocks of ``step`` elements."""
         parts = [self._gram(a, min(a + step, stop), scratch) for a in range(start, stop, step)]
@@ -68,30 +66,37 @@ class SumKernel:
         return total
 
     def _gram(self, start: int, stop: int, scratch: Scratch) -> Partial:
-        deltas = self.formula.deltas
-        raw = [
-            entry.view.read(start, stop, scratch, ("raw", i)).to(self.device)
-            for i, entry in enumerate(self.job.inputs)
-        ]
-        size, count = stop - start, len(raw) - deltas
-        x = scratch.tensor("gram", count * size, torch.float64).view(count, size)
-        if self.device.type != "cpu":
-            x = torch.empty(count, size, dtype=_reduction_dtype(self.device), device=self.device)
-        for i in range(count):
-            if deltas:
-                # The difference is taken in the work dtype: delta products must not come out of
-                # products of weights, which are larger by orders of magnitude.
-                x[i].copy_(raw[i + 1].to(self.dtype) - raw[0].to(self.dtype))
-            else:
-                x[i].copy_(raw[i])
-        if self.vectors == "tensor":
-            return (x @ x.T).cpu().numpy().astype(np.float64)
+        x = self._vectors(start, stop, scratch)  # (summands, elements)
         if self.vectors == "last":
-            rows = x.view(count, -1, self.row).transpose(0, 1)  # (rows, count, row)
-            return torch.bmm(rows, rows.transpose(1, 2)).cpu().numpy().astype(np.float64)
-        columns = x.view(count, -1, self.columns)
-        gram = torch.einsum("krc,lrc->ckl", columns, columns)
+            rows = x.view(len(x), -1, self.row).transpose(0, 1)  # (rows, summands, row)
+            gram = torch.bmm(rows, rows.transpose(1, 2))
+        elif self.vectors == "first":
+            columns = x.view(len(x), -1, self.columns)
+            gram = torch.einsum("krc,lrc->ckl", columns, columns)
+        else:
+            gram = _products(x)
         return gram.cpu().numpy().astype(np.float64)
+
+    def _vectors(self, start: int, stop: int, scratch: Scratch) -> torch.Tensor:
+        """The inputs, or their deltas, one a row.
+
+        A delta is taken element by element: delta products must not come out of products of
+        weights, which are larger by orders of magnitude.
+        """
+        deltas, size = self.formula.deltas, stop - start
+        base = self._buffer("base", size, scratch) if deltas else None
+        if base is not None:
+            base.copy_(self._read(0, start, stop, scratch))
+        count = len(self.job.inputs) - deltas
+        x = self._buffer("vectors", count * size, scratch).view(count, size)
+        for i in range(count):
+            x[i].copy_(self._read(i + deltas, start, stop, scratch))
+            if base is not None:
+                x[i].sub_(base)
+        if self.device.type == "mps" or not self.exact:
+            return x
+        wide = self._buffer("wide", count * size, scratch, torch.float64)
+        return wide.view(count, size).copy_(x)
 
     def settle(self, parts: Sequence[Partial], note: Note) -> None:
         """Coefficients from the measured parts of the whole tensor, given in order."""
@@ -140,10 +145,12 @@ class SumKernel:
     def _read(self, i: int, start: int, stop: int, scratch: Scratch) -> torch.Tensor:
         return self.job.inputs[i].view.read(start, stop, scratch, "raw").to(self.device)
 
-    def _buffer(self, key: str, size: int, scratch: Scratch) -> torch.Tensor:
+    def _buffer(
+        self, key: str, size: int, scratch: Scratch, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         if self.device.type != "cpu":
-            return torch.empty(size, dtype=self.dtype, device=self.device)
-        return scratch.tensor(key, size, self.dtype)
+            return torch.empty(size, dtype=dtype or self.dtype, device=self.device)
+        return scratch.tensor(key, size, dtype or self.dtype)
 
     def _factors(self, start: int, stop: int) -> list[float | torch.Tensor]:
         """For each summand a number, or a column or row of numbers for this block."""
@@ -167,6 +174,11 @@ def work_dtype(job: Job) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-def _reduction_dtype(device: torch.device) -> torch.dtype:
-    """float64 wherever the device has it; Apple's does not."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def _products(x: torch.Tensor) -> torch.Tensor:
+    """``x xᵀ`` of (k, n), summed in float64 over runs of ``RUN`` elements: (k, k)."""
+    count, size = x.shape
+    whole = size - size % RUN
+    runs = x[:, :whole].view(count, -1, RUN).transpose(0, 1)  # (runs, k, RUN)
+    rest = x[:, whole:]
+    total = (rest @ rest.T).double()
+    return total + torch.bmm(runs, runs.transpose(1, 2)).double().sum(0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from mergeloom.errors import OutputError, Problem
 
@@ -42,6 +43,24 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         raise OutputError(Problem(str(parent), "cannot be written to", "Check its permissions."))
 
 
+def check_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that is, holds, or lies inside the folder of an input.
+
+    Raises OutputError, also when overwriting was asked for.
+    """
+    target = out.resolve()
+    for folder in inputs:
+        source = folder.resolve()
+        if target == source or target in source.parents:
+            raise OutputError(
+                Problem(str(out), f"holds the input {folder}", "Choose another folder.")
+            )
+        if source in target.parents and source != Path.cwd():
+            raise OutputError(
+                Problem(str(out), f"lies inside the input {folder}", "Choose another folder.")
+            )
+
+
 def check_space(out: Path, needed: int) -> None:
     """Refuse when the disk has no room for ``needed`` bytes more.
 
@@ -62,24 +81,28 @@ def check_space(out: Path, needed: int) -> None:
 
 @contextmanager
 def building(out: Path) -> Iterator[Path]:
-    """The partial folder, locked against a second run; it stays when the block fails."""
+    """The partial folder, locked against a second run; it stays when the block fails.
+
+    The lock belongs to the process: it ends with it, however it ends.
+    """
     partial = partial_folder(out)
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        lock = os.open(partial, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(Problem(str(partial), f"cannot be made: {error.strerror}")) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
+        lock = FileLock(partial.with_suffix(".lock"), timeout=0)
+        lock.acquire()
+    except Timeout as error:
         raise OutputError(
             Problem(str(out), "another merge is writing it right now", "Wait for it to end.")
         ) from error
+    except OSError as error:
+        raise OutputError(Problem(str(partial), f"cannot be made: {error.strerror}")) from error
     try:
         yield partial
     finally:
-        os.close(lock)
+        # Removed while it is still held, so that no other run can hold the same name meanwhile.
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def clear(partial: Path) -> None:
