@@ -83,7 +83,9 @@ def _reserve(fd: int, size: int, path: Path) -> None:
 
 
 if hasattr(os, "pwrite"):
-    _write_at = os.pwrite
+
+    def _write_at(fd: int, data: memoryview, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
 
 else:  # Windows has no positioned write: seek and write under one lock
     _seek = threading.Lock()

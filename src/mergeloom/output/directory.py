@@ -44,7 +44,7 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 
 
 def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output that is, holds, or lies inside the folder of an input.
+    """Refuse an output folder that is, or holds, the folder of an input: it would be replaced.
 
     Raises OutputError, also when overwriting was asked for.
     """
@@ -54,10 +54,6 @@ def check_apart(out: Path, inputs: Iterable[Path]) -> None:
         if target == source or target in source.parents:
             raise OutputError(
                 Problem(str(out), f"holds the input {folder}", "Choose another folder.")
-            )
-        if source in target.parents and source != Path.cwd():
-            raise OutputError(
-                Problem(str(out), f"lies inside the input {folder}", "Choose another folder.")
             )
 
 
