@@ -153,7 +153,7 @@ def as_result(measured: Measured) -> dict[str, Any]:
     """Return a measurement as plain data, without the run's text."""
     result = asdict(measured)
     del result["output"]
-    return {**result, "cpu": measured.cpu}
+    return {**result, "cpu": measured.cpu, "load": os.getloadavg()[0]}
 
 
 def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -216,6 +216,7 @@ def measure_all(bench: Bench) -> dict[str, Any]:
     for name in arguments.methods if "merge" in arguments.parts else []:
         print(f"{name} ...", file=sys.stderr, flush=True)
         report["merges"][name] = bench.measure(METHODS[name])
+    report["machine"]["load_at_end"] = os.getloadavg()[0]
     if "startup" in arguments.parts and bench.ours:
         report["commands"] |= startup(bench.ours, arguments.size, bench.work, arguments.repeats)
     if "plan70b" in arguments.parts and bench.ours:

@@ -165,9 +165,13 @@ def describe(machine: dict[str, Any], settings: dict[str, Any]) -> str:
     """Return the lines that say when, where and how it was measured."""
     disk = machine["disk"]
     kind = "sparse (times mean little)" if settings["sparse"] else "synthetic"
+    # Our own merges keep about as many threads busy as there are cores, others' work comes on top.
+    before, after = machine["load_at_start"], machine["load_at_end"]
+    busy = before > 0.5 * machine["cores"] or after > 1.5 * machine["cores"]
+    noise = ": **the machine was shared, times are noisy**" if busy else ""
     return "\n".join(
         (
-            f"- {machine['date']}, load {machine['load_at_start']:.1f} at the start",
+            f"- {machine['date']}, load {before:.1f} at the start, {after:.1f} at the end{noise}",
             f"- {machine['cpu']}, {machine['cores']} cores, "
             f"{machine['memory_bytes'] / 2**30:.0f} GiB, "
             f"{disk['device']} ({disk['filesystem']}, {disk['kind']}), Linux {machine['kernel']}",
