@@ -140,13 +140,22 @@ def command_table(results: dict[str, dict[str, Any]]) -> str:
             (
                 name,
                 show(result["wall"] / limit),
+                show(result["cpu"] / limit),
                 megabytes(result["peak_rss"]),
                 str(result["modules"]),
                 ", ".join(result["imports"]) or "none",
                 str(result["code"]),
             )
         )
-    header = ("command", "time / budget", "peak", "modules", "torch, transformers", "exit")
+    header = (
+        "command",
+        "time / budget",
+        "CPU / budget",
+        "peak",
+        "modules",
+        "torch, transformers",
+        "exit",
+    )
     return table(header, rows)
 
 
