@@ -155,7 +155,7 @@ def run_plan(
     from mergeloom.output.write import write
 
     parts = (*planned.chain, planned)
-    check_apart(target, {checkpoint.root for part in parts for checkpoint in part.inputs})
+    check_apart(target, [(c.label, c.root) for part in parts for c in part.inputs])
     settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
     seconds = 0.0
     for part in parts:

@@ -259,10 +259,11 @@ class Checkpoint:
 
     Args:
         label: how the recipe names it; used in every message.
-        root: the folder its side files are in.
+        root: the folder its weight files are in.
         tensors: name → view, in natural order (numbers inside names compare as numbers).
         config: config.json as raw JSON, or None.
-        side_files: every file that is not weights, relative to ``root``, sorted.
+        side_files: every file that is not weights, by relative path, sorted.
+        side_root: the folder of the side files if it is not ``root``.
         revision: the hub commit, or None for a local input.
         is_local: whether the reference was a path on this machine.
         fetch: weight files that are not on disk yet: path → (repo id, revision, file name).
@@ -276,3 +277,9 @@ class Checkpoint:
     revision: str | None = None
     is_local: bool = True
     fetch: Mapping[Path, tuple[str, str, str]] = field(default_factory=dict)
+    side_root: Path | None = None
+
+    @property
+    def side_folder(self) -> Path:
+        """The folder that ``side_files`` are relative to."""
+        return self.side_root or self.root

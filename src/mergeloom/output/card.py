@@ -70,7 +70,7 @@ def _link(reference: str) -> str:
 
 def _licence(checkpoint: Checkpoint) -> str | None:
     """The licence that an input's own card states, if it has one."""
-    return _front(checkpoint.root / "README.md").get("license")
+    return _front(checkpoint.side_folder / "README.md").get("license")
 
 
 def _front(path: Path) -> Mapping[str, Any]:

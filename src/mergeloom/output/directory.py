@@ -16,45 +16,78 @@ from mergeloom.errors import OutputError, Problem
 JOURNAL = "journal.jsonl"
 RESERVE = 16 << 20
 """Bytes kept free beside the weights for config, tokenizer and the file system's own needs."""
+_OUR_HEADER = b'{"__metadata__":{"format":"pt","mergeloom":'
 
 
 def partial_folder(out: Path) -> Path:
-    """Where the output is built: a hidden folder beside the target."""
-    return out.parent / f".{out.name}.partial"
+    """Where the output is built: a hidden folder beside the target (beside what a link means)."""
+    real = out.resolve()
+    return real.parent / f".{real.name}.partial"
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuse a target that is a file, holds something, or cannot be written.
+    """Refuse a target that is a file, holds something, or cannot be made or replaced.
 
     Raises OutputError.
     """
-    if out.is_file():
-        raise OutputError(Problem(str(out), "is a file", "Give a folder for the merged model."))
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise OutputError(
-            Problem(
-                str(out),
-                "is not empty",
-                "Choose another folder, or use --overwrite to replace it when the merge is done.",
-            )
-        )
-    parent = _existing_parent(out)
+    try:
+        problem = _obstacle(out, overwrite)
+    except (OSError, RuntimeError) as error:  # too long a name, links in a circle
+        reason = getattr(error, "strerror", None) or str(error)
+        problem = Problem(str(out), f"cannot be a folder: {reason}", "Choose another name.")
+    if problem:
+        raise OutputError(problem)
+
+
+def _obstacle(out: Path, overwrite: bool) -> Problem | None:
+    """What is in the way of a target, or None."""
+    real = out.resolve()
+    if real.exists() and not real.is_dir():
+        what = "is a file" if real.is_file() else "is not a folder"
+        return Problem(str(out), what, "Give a folder for the merged model.")
+    if real.is_dir():
+        if any(real.iterdir()) and not overwrite:
+            hint = "Choose another folder, or use --overwrite to replace it when the merge is done."
+            return Problem(str(out), "is not empty", hint)
+        if os.path.ismount(real):
+            what = "is where a disk is mounted, so the finished folder cannot take its place"
+            return Problem(str(out), what, f"Name a folder inside it: {out / 'merged'}")
+        if Path.cwd().is_relative_to(real):
+            what = "would be replaced by the finished folder, and you are in it"
+            return Problem(str(out), what, f"Name a new folder: {out / 'merged'}")
+    parent = _existing(real.parent)
+    if not parent.is_dir():
+        return Problem(str(out), f"{parent} is a file, so no folder can be made in it")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(Problem(str(parent), "cannot be written to", "Check its permissions."))
+        return Problem(str(out), f"{parent} cannot be written to", "Check its permissions.")
+    return None
 
 
-def check_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output folder that is, or holds, the folder of an input: it would be replaced.
+def check_apart(out: Path, needed: Iterable[tuple[str, Path]]) -> None:
+    """Refuse an output folder that is, or holds, what the merge reads: it would be replaced.
+
+    Args:
+        out: the target.
+        needed: what each thing is called, and where it is.
 
     Raises OutputError, also when overwriting was asked for.
     """
     target = out.resolve()
-    for folder in inputs:
-        source = folder.resolve()
-        if target == source or target in source.parents:
-            raise OutputError(
-                Problem(str(out), f"holds the input {folder}", "Choose another folder.")
-            )
+    held = [name for name, path in needed if path.resolve().is_relative_to(target)]
+    if held:
+        names = ", ".join(dict.fromkeys(held))
+        problem = f"would be replaced, and it holds {names}, which the merge reads"
+        raise OutputError(Problem(str(out), problem, "Choose another folder."))
+
+
+def is_earlier_merge(out: Path) -> bool:
+    """Whether a folder is a result of this program, as the metadata of its weights says."""
+    for path in sorted(out.glob("*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            # Our own headers begin with the metadata, so that their start is enough.
+            return file.read(min(length, 64)).startswith(_OUR_HEADER)
+    return False
 
 
 def check_space(out: Path, needed: int) -> None:
@@ -64,7 +97,7 @@ def check_space(out: Path, needed: int) -> None:
     """
     partial = partial_folder(out)
     held = sum(f.stat().st_blocks * 512 for f in partial.glob("*")) if partial.is_dir() else 0
-    free = shutil.disk_usage(_existing_parent(out)).free
+    free = shutil.disk_usage(_existing(partial)).free
     if needed + RESERVE - held > free:
         raise OutputError(
             Problem(
@@ -113,23 +146,28 @@ def clear(partial: Path) -> None:
 def move_into_place(partial: Path, out: Path) -> None:
     """Make the finished folder the target; what was there before is removed last."""
     (partial / JOURNAL).unlink()
-    old = out.parent / f".{out.name}.old"
+    real = out.resolve()
+    old = real.parent / f".{real.name}.old"
     try:
-        if out.exists():
+        if real.exists():
             shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        partial.rename(out)
+            real.rename(old)
+        try:
+            partial.rename(real)
+        except OSError:
+            if old.exists():
+                old.rename(real)
+            raise
     except OSError as error:
         raise OutputError(
             Problem(str(out), f"cannot be put in place: {error.strerror}", f"It is in {partial}.")
         ) from error
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(old)
+    # The merge is finished: what cannot be removed of the old folder is no failure of it.
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _existing_parent(path: Path) -> Path:
-    """The nearest folder that exists, the path itself included."""
-    path = path.absolute()
+def _existing(path: Path) -> Path:
+    """The path itself if it exists, else the nearest folder above it that does."""
     while not path.exists():
         path = path.parent
     return path

@@ -51,7 +51,7 @@ def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Wr
         finally:
             journal.close()
         _side_files(plan, partial)
-        _texts(plan, partial, out.name, card=card)
+        _texts(plan, partial, out.resolve().name, card=card)
         move_into_place(partial, out)
         return Written(report, len(journal.finished))
 

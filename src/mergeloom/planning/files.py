@@ -78,5 +78,5 @@ def side_files(recipe: Recipe, models: Models, options: Options) -> tuple[SideFi
             if name in WRITTEN_BY_US or (name in TOKENIZER_FILES) is not wanted:
                 continue
             if not wanted or options.copy_tokenizer:
-                files.append(SideFile(checkpoint.root, name))
+                files.append(SideFile(checkpoint.side_folder, name))
     return tuple(sorted(files, key=lambda f: f.name))

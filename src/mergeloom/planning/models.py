@@ -134,11 +134,12 @@ def planned_checkpoint(plan: Plan) -> Checkpoint:
             )
     return Checkpoint(
         label=str(plan.recipe.name),
-        # Side files are copied unchanged, so the donor's own can stand for those to come.
-        root=next((file.root for file in plan.side_files), folder),
+        root=folder,
         tensors={job.name: tensors[job.name] for job in plan.jobs},
         config=plan.config,
         side_files=tuple(f.name for f in plan.side_files),
+        # Copied unchanged, so the donor's own can be read for those still to come.
+        side_root=next((file.root for file in plan.side_files), None),
     )
 
 

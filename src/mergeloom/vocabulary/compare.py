@@ -54,7 +54,7 @@ def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary | None:
     """The vocabulary of an input, or None when it has no ``tokenizer.json``."""
     if "tokenizer.json" not in checkpoint.side_files:
         return None
-    return Vocabulary(checkpoint.root / "tokenizer.json")
+    return Vocabulary(checkpoint.side_folder / "tokenizer.json")
 
 
 def _model_tokens(vocabulary: Any) -> dict[str, int]:
