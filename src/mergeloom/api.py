@@ -149,14 +149,17 @@ def run_plan(
 ) -> Merged:
     """Run a plan that was made for ``target``; see :func:`merge`."""
     from mergeloom.checkpoint import close_files, fetch
-    from mergeloom.engine.run import Settings
+    from mergeloom.engine.run import Settings, check_settings
     from mergeloom.engine.sizes import DEFAULT_MEMORY
-    from mergeloom.output.directory import check_apart
+    from mergeloom.output.directory import check_apart, check_space
     from mergeloom.output.write import write
 
     parts = (*planned.chain, planned)
     check_apart(target, [(c.label, c.root) for part in parts for c in part.inputs])
     settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
+    for part in parts:
+        check_settings(part, settings)
+    check_space(target, planned.bytes_out)
     seconds = 0.0
     for part in parts:
         for checkpoint in part.inputs:

@@ -23,7 +23,7 @@ _FIRST = 100_000
 
 _WORKERS = 8
 _FETCHERS = 4
-_EXTRA = ("config.json", "adapter_config.json", "modules.json")
+_EXTRA = ("config.json", "adapter_config.json", "modules.json", "README.md")  # its licence
 
 T = TypeVar("T")
 

@@ -26,14 +26,28 @@ def run_command(command: click.Command, arguments: list[str] | None = None) -> N
     sys.exit(_exit_code(lambda: command.main(arguments, standalone_mode=False)))
 
 
+def _problem(error: click.ClickException) -> Problem:
+    """click's message as one of ours: the option, what is wrong with it, where to look."""
+    context = getattr(error, "ctx", None)
+    hint = f"See {context.command_path} --help." if context else ""
+    message = error.message
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        return Problem(error.param.opts[-1] if error.param else "", message.rstrip("."), hint)
+    message = error.format_message()
+    return Problem("", message[:1].lower() + message[1:].rstrip("."), hint)
+
+
 def _exit_code(call: Callable[[], Any]) -> int:
     try:
         code = call()
     except MergeloomError as error:
         tell(error.problems, "error")
         return 2
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # not a mistake told, but the whole help
+        return error.exit_code
     except click.ClickException as error:
-        error.show()
+        tell([_problem(error)], "error")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nstopped; run the same command again to continue where it stopped", err=True)

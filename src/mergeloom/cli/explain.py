@@ -12,9 +12,9 @@ def explanation(name: str) -> str:
     """The page of one method. Raises RecipeError for an unknown name."""
     if name not in METHODS:
         near = nearest(name, METHODS)
-        raise RecipeError(
-            f"unknown method {name!r}{', ' + near if near else ''} Known: {', '.join(METHODS)}"
-        )
+        methods = f"methods are {', '.join(METHODS)}"
+        found = f"unknown method {name!r}"
+        raise RecipeError(f"{found}, {near} The {methods}" if near else f"{found}; the {methods}")
     return "\n".join(_lines(METHODS[name]))
 
 

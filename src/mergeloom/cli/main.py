@@ -13,6 +13,7 @@ import click
 from mergeloom._version import __version__
 from mergeloom.cli.errors import run_command, tell
 from mergeloom.cli.sizes import Size, show_size
+from mergeloom.errors import MergeloomError, OutputError, Problem
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 
@@ -82,7 +83,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--keep-intermediates", is_flag=True, help="Keep the earlier documents' results.")
 @click.option("--card/--no-card", default=True, show_default=True,
               help="Write README.md and mergekit_config.yml.")  # fmt: skip
-@click.option("--timings", type=click.Path(path_type=Path), help="Write seconds and bytes as JSON.")
+@click.option("--timings", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write seconds and bytes as JSON to this file.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the plan first.")
 def merge(recipe: Path, out: Path, **given: Any) -> None:
@@ -95,12 +97,10 @@ def run_merge(recipe: Path, out: Path, given: dict[str, Any]) -> None:
     from mergeloom.api import run_plan
     from mergeloom.cli.progress import showing
     from mergeloom.cli.report import plan_text
-    from mergeloom.output.directory import check_target
 
     started = time.perf_counter()
-    check_target(out, overwrite=given["overwrite"])
-    planned = _plan(recipe, given, out, quiet=given["quiet"])
-    if given["verbose"]:
+    planned = _planned_for(recipe, out, given)
+    if given["verbose"] and not given["quiet"]:
         click.echo(plan_text(planned, show_parameters=True), err=True)
     total = sum(part.bytes_in for part in (*planned.chain, planned))
     with showing(total, quiet=given["quiet"]) as progress:
@@ -120,9 +120,39 @@ def run_merge(recipe: Path, out: Path, given: dict[str, Any]) -> None:
             "bytes_read": total,
             "bytes_written": planned.bytes_out,
         }
-        given["timings"].write_text(json.dumps(timings) + "\n")
+        _write_timings(given["timings"], timings)
     if not given["quiet"]:
         _tell_result(done, seconds)
+
+
+def _planned_for(recipe: Path, out: Path, given: dict[str, Any]) -> Any:
+    """The plan of a merge; what is wrong with its target and its recipe is told together."""
+    from mergeloom.output.directory import check_apart, check_target
+
+    blocked: list[Problem] = []
+    try:
+        check_target(out, overwrite=given["overwrite"])
+        check_apart(out, [(f"the recipe {recipe}", recipe)])
+    except OutputError as error:
+        blocked += error.problems
+    timings = given["timings"]
+    if timings and not (timings.parent.is_dir() or timings.is_relative_to(out)):
+        blocked.append(Problem("--timings", f"the folder {timings.parent} does not exist"))
+    try:
+        planned = _plan(recipe, given, out, quiet=given["quiet"])
+    except MergeloomError as error:
+        raise type(error)([*blocked, *error.problems]) from None
+    if blocked:
+        raise OutputError(blocked)
+    return planned
+
+
+def _write_timings(path: Path, timings: dict[str, float]) -> None:
+    try:
+        path.write_text(json.dumps(timings) + "\n")
+    except OSError as error:
+        problem = f"the merge is finished, but {path} cannot be written: {error.strerror}"
+        raise OutputError(Problem("--timings", problem)) from error
 
 
 def _tell_result(done: Any, seconds: float) -> None:
@@ -134,13 +164,15 @@ def _tell_result(done: Any, seconds: float) -> None:
         err=True,
     )
     for name, count in done.nonfinite.items():
-        click.echo(f"warning: {name}: {count} elements are NaN or infinite", err=True)
+        are = "element is" if count == 1 else "elements are"
+        click.echo(f"warning: {name}: {count} {are} NaN or infinite", err=True)
     by_note: dict[str, list[str]] = {}
     for name, notes in done.notes.items():
         for note in notes:
             by_note.setdefault(note, []).append(name)
     for note, names in by_note.items():
-        click.echo(f"warning: {names[0]} and {len(names) - 1} more: {note}", err=True)
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        click.echo(f"warning: {names[0]}{more}: {note}", err=True)
 
 
 def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False) -> Any:

@@ -61,7 +61,9 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _switch(name: str, default: bool = False) -> Callable[[Any], Any]:
     dashed = name.replace("_", "-")
-    return click.option(f"--{dashed}/--no-{dashed}", name, default=default)
+    why = WITHOUT_MEANING.get(name)
+    help_text = f"No effect: {why}." if why else None
+    return click.option(f"--{dashed}/--no-{dashed}", name, default=default, help=help_text)
 
 
 COMMON = _options(
@@ -156,4 +158,6 @@ def _say_ignored(given: Mapping[str, Any]) -> None:
 
 
 def _is_earlier_merge(out: Path) -> bool:
-    return any((out / f"{peer}_config.yml").is_file() for peer in ("mergekit", "mergekitty"))
+    from mergeloom.output.directory import is_earlier_merge
+
+    return out.is_dir() and is_earlier_merge(out)

@@ -184,6 +184,15 @@ def run(
     return report
 
 
+def check_settings(plan: Plan, settings: Settings) -> None:
+    """Refuse a device or a memory limit that cannot do, before anything is fetched or written.
+
+    Raises MergeError.
+    """
+    resolve_device(settings.device)
+    _threads(plan, settings)
+
+
 def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
     """Run ``count`` workers to their end; an interrupt stops them after their current span."""
     workers = [threading.Thread(target=work, name=f"mergeloom-{i}") for i in range(count)]
@@ -206,8 +215,8 @@ def _threads(plan: Plan, settings: Settings) -> int:
         raise MergeError(
             Problem(
                 "--max-memory",
-                f"{settings.max_memory} bytes are too few: one worker needs {peak_bytes(plan, 1)}",
-                "Give it more.",
+                f"{settings.max_memory / 1e6:.0f} MB is too little for this merge",
+                f"Give it at least {-(-peak_bytes(plan, 1) // 10**6)}MB.",
             )
         )
     return threads

@@ -22,9 +22,10 @@ def model_card(plan: Plan, name: str) -> str:
     front = yaml.safe_dump(_front_matter(plan), sort_keys=False, allow_unicode=True)
     method = METHODS[plan.recipe.merge_method]
     title = f"[{method.title}]({_link(method.reference)})" if method.reference else method.title
-    base = next((c for c in plan.inputs if _is_base(plan, c)), None)
+    inputs = _inputs(plan)
+    base = next((c for c in inputs if c.label == str(plan.recipe.base_model)), None)
     with_base = f", with {_shown(base)} as the base" if base and method.base != "unused" else ""
-    listed = "\n".join(f"- {_shown(c)}" for c in plan.inputs if c is not base or not with_base)
+    listed = "\n".join(f"- {_shown(c)}" for c in inputs if c is not base or not with_base)
     return (
         f"---\n{front}---\n# {name}\n\n"
         "This model was merged from other language models with "
@@ -37,18 +38,22 @@ def model_card(plan: Plan, name: str) -> str:
 
 def _front_matter(plan: Plan) -> dict[str, Any]:
     front: dict[str, Any] = {}
-    if models := [c.label.partition("@")[0] for c in plan.inputs if _is_hub(c)]:
+    inputs = _inputs(plan)
+    if models := [c.label.partition("@")[0] for c in inputs if _is_hub(c)]:
         front["base_model"] = list(dict.fromkeys(models))
     front["library_name"] = "transformers"
     front["tags"] = ["mergekit", "merge", "mergeloom"]
-    licences = [_licence(c) for c in plan.inputs]
+    licences = [_licence(c) for c in inputs]
     if licences and licences[0] and len(set(licences)) == 1:
         front["license"] = licences[0]
     return front
 
 
-def _is_base(plan: Plan, checkpoint: Checkpoint) -> bool:
-    return checkpoint.label == str(plan.recipe.base_model)
+def _inputs(plan: Plan) -> list[Checkpoint]:
+    """The models a merge was made from; for a chain, those of every document."""
+    made = {part.recipe.name for part in plan.chain}
+    every = [c for part in (*plan.chain, plan) for c in part.inputs if c.label not in made]
+    return list({c.label: c for c in every}.values())
 
 
 def _is_hub(checkpoint: Checkpoint) -> bool:

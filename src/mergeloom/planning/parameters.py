@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mergeloom.errors import Problems
@@ -106,12 +106,3 @@ class Resolver:
                 f"Add {entry} here or at the top level.",
                 self.recipe.line(where),
             )
-
-
-def value_text(values: Mapping[str, Scalar | None]) -> str:
-    """``weight=0.5 density=0.3`` for listings."""
-    return " ".join(f"{k}={_short(v)}" for k, v in values.items() if v is not None)
-
-
-def _short(value: Scalar | None) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value).lower()
