@@ -215,8 +215,8 @@ def _threads(plan: Plan, settings: Settings) -> int:
         raise MergeError(
             Problem(
                 "--max-memory",
-                f"{settings.max_memory / 1e6:.0f} MB is too little for this merge",
-                f"Give it at least {-(-peak_bytes(plan, 1) // 10**6)}MB.",
+                f"{settings.max_memory:,} bytes are too few for this merge",
+                f"Allow at least {-(-peak_bytes(plan, 1) // 10**6)}MB.",
             )
         )
     return threads
