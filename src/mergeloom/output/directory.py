@@ -144,7 +144,14 @@ def clear(partial: Path) -> None:
 
 
 def move_into_place(partial: Path, out: Path) -> None:
-    """Make the finished folder the target; what was there before is removed last."""
+    """Make the finished folder the target; what was there before is removed last.
+
+    Everything is on the disk before the folder gets its name: a power cut must not leave a model
+    that looks complete and is full of zeros.
+    """
+    for path in partial.rglob("*"):
+        if path.is_file():
+            _to_disk(path)
     (partial / JOURNAL).unlink()
     real = out.resolve()
     old = real.parent / f".{real.name}.old"
@@ -164,6 +171,14 @@ def move_into_place(partial: Path, out: Path) -> None:
         ) from error
     # The merge is finished: what cannot be removed of the old folder is no failure of it.
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _existing(path: Path) -> Path:
