@@ -34,7 +34,10 @@ def _problem(error: click.ClickException) -> Problem:
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
         return Problem(error.param.opts[-1] if error.param else "", message.rstrip("."), hint)
     message = error.format_message()
-    return Problem("", message[:1].lower() + message[1:].rstrip("."), hint)
+    message = message[:1].lower() + message[1:].rstrip(".")
+    if message.endswith("?"):  # click's own guess
+        return Problem("", f"{message} {hint}")
+    return Problem("", message, hint)
 
 
 def _exit_code(call: Callable[[], Any]) -> int:

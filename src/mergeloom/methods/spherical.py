@@ -90,14 +90,14 @@ def slerp(arguments: Arguments) -> WeightedSum:
     """
     if arguments.shared["t"] is None:
         if any(given["weight"] is None for given in arguments.per_model):
-            raise MethodError("needs t, or a weight for each of the two models")
+            raise MethodError("there is no t, and no weight for each of the two models")
         return nuslerp.formula(arguments)
     if not arguments.has_base or len(arguments.per_model) != 1:
         raise MethodError(
-            "with t needs exactly two models, one of them the base_model; found "
+            "t is for exactly two models, one of them the base_model; found "
             f"{len(arguments.per_model)} besides the base"
             if arguments.has_base
-            else "with t needs base_model to say which of the two models is t = 0"
+            else "t needs a base_model to say which of the two models is t = 0"
         )
     t = arguments.number("t")
 
@@ -138,7 +138,7 @@ def nuslerp(arguments: Arguments) -> WeightedSum:
     """
     if len(arguments.per_model) != 2:
         raise MethodError(
-            f"needs exactly two models besides the base, found {len(arguments.per_model)}"
+            f"exactly two models besides the base are needed, found {len(arguments.per_model)}"
         )
     first, second = arguments.each("weight")
     t = 0.5 if abs(first + second) < 1e-6 else second / (first + second)

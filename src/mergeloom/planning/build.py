@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from mergeloom.architecture.layer_config import count_scope
 from mergeloom.architecture.layer_kinds import Kind, first_misfit
 from mergeloom.architecture.stacks import LAYER_LIST_KEYS
-from mergeloom.errors import CheckpointError, MergeloomError, Problems, RecipeError, nearest
+from mergeloom.errors import (
+    CheckpointError,
+    MergeloomError,
+    Problem,
+    Problems,
+    RecipeError,
+    nearest,
+)
 from mergeloom.methods import METHODS, Method
 from mergeloom.planning import checks
 from mergeloom.planning.files import output_config, side_files
@@ -50,24 +58,41 @@ def plan_opened(
 ) -> Plan:
     """Like :func:`make_plan` for checkpoints that are already open (or live in memory)."""
     problems = Problems()
-    method = _method(recipe)
-    parts = make_parts(recipe, method)
-    _check_parts(recipe, method, parts, problems)
-    problems.raise_errors(RecipeError)
-    models = relate(opened, recipe.models()[0])
-    return _plan(recipe, method, parts, models, options or Options(), (), problems)
+    with _order_of_file(recipe):
+        method = _method(recipe)
+        parts = make_parts(recipe, method)
+        _check_parts(recipe, method, parts, problems)
+        problems.raise_errors(RecipeError)
+        models = relate(opened, recipe.models()[0])
+        return _plan(recipe, method, parts, models, options or Options(), (), problems)
 
 
 def _open_and_plan(recipe: Recipe, options: Options, chain: tuple[Plan, ...]) -> Plan:
     problems = Problems()
-    method = _method(recipe)
-    parts = make_parts(recipe, method)
-    _check_parts(recipe, method, parts, problems)
-    models = open_models(recipe, options, chain, problems)
-    if models is None:
-        raise CheckpointError(problems.errors)
-    problems.raise_errors(RecipeError)
-    return _plan(recipe, method, parts, models, options, chain, problems)
+    with _order_of_file(recipe):
+        method = _method(recipe)
+        parts = make_parts(recipe, method)
+        _check_parts(recipe, method, parts, problems)
+        models = open_models(recipe, options, chain, problems)
+        if models is None:
+            raise CheckpointError(problems.errors)
+        problems.raise_errors(RecipeError)
+        return _plan(recipe, method, parts, models, options, chain, problems)
+
+
+@contextmanager
+def _order_of_file(recipe: Recipe) -> Iterator[None]:
+    """Mistakes are told with the lines of their places, in the order in which they are mended."""
+    try:
+        yield
+    except MergeloomError as error:
+        raise type(error)(_in_order(recipe, error.problems)) from error.__cause__
+
+
+def _in_order(recipe: Recipe, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems with lines first, by line; the others keep their order behind them."""
+    placed = [replace(p, line=p.line or recipe.line(p.where)) for p in problems]
+    return tuple(sorted(placed, key=lambda p: (p.line is None, p.line or 0)))
 
 
 def _plan(
@@ -80,7 +105,7 @@ def _plan(
     problems: Problems,
 ) -> Plan:
     every_part = [part for own in parts for part in own]
-    checks.check_quantized(models, problems)
+    checks.check_quantized(recipe, models, problems)
     checks.check_layers(recipe, models, every_part, problems)
     targets, restacked = make_targets(recipe, parts, models, problems)
     problems.raise_errors(CheckpointError)
@@ -109,7 +134,7 @@ def _plan(
         seed=options.seed,
         filters=resolver.filters(),
         unused=unused,
-        warnings=tuple(problems.warnings),
+        warnings=_in_order(recipe, problems.warnings),
         chain=chain,
     )
 

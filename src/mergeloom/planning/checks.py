@@ -8,7 +8,7 @@ from mergeloom.architecture import Layout
 from mergeloom.errors import Problems, nearest
 from mergeloom.methods import Method
 from mergeloom.planning.jobs import JobMaker
-from mergeloom.planning.models import Model, Models
+from mergeloom.planning.models import Model, Models, place_of
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Options
 from mergeloom.planning.targets import Part, Target
@@ -22,6 +22,7 @@ SHARED_KEYS = ("rope_theta", "rope_scaling", "rms_norm_eps", "layer_norm_eps", "
                "final_logit_softcapping", "attn_logit_softcapping")  # fmt: skip
 QUANTIZED_NAMES = (".absmax", ".qweight", "_scale_inv", "_blocks", ".SCB")
 NO_ALIGNMENT = "Building a common vocabulary is not in this version yet."
+MANY = "For three or more models use linear or task_arithmetic."
 TRUNCATE = "--unsafe-truncate-embeddings cuts all to the smallest."
 
 
@@ -31,7 +32,7 @@ def check_count(recipe: Recipe, method: Method, part: Part, problems: Problems) 
     listed = ", ".join(str(entry.model) for entry in part.inputs)
     if method.base == "required" and part.base is None:
         if recipe.base_model is None:
-            problems.error("merge_method", f"{method.name} needs base_model",
+            problems.error("merge_method", f"{method.name} needs a base_model",
                            "Add base_model: <the model the others were fine-tuned from>.",
                            recipe.line("merge_method"))  # fmt: skip
         else:
@@ -39,27 +40,52 @@ def check_count(recipe: Recipe, method: Method, part: Part, problems: Problems) 
                            f"sources of every slice; found {listed}",
                            "Add it as a source.", line)  # fmt: skip
         return
+    if method.name == "slerp" and any(settings.get("t") for _, settings in part.levels):
+        _check_slerp(recipe, part, problems)
+        return
     low, high = method.models
     count = len(part.others)
     if low <= count <= (high if high is not None else count):
         return
     wanted = f"exactly {low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
-    besides = " besides the base" if method.base != "unused" else ""
-    base = f"; the base is {recipe.base_model}" if recipe.base_model and besides else ""
+    wanted += " model" if low == high == 1 else " models"
+    others = ", ".join(str(entry.model) for entry in part.others)
+    found = f"found {count}{': ' if others else ''}{others}"
+    if part.base is not None:
+        wanted += " besides the base"
+        found += f"; the base is {part.inputs[part.base].model}"
     hint = ""
-    if method.name == "slerp" and part.base is None and recipe.base_model:
-        hint = f"base_model must be one of the two models, e.g. base_model: {part.inputs[0].model}."
-    elif method.name in ("slerp", "nuslerp") and count > 2:
-        hint = "For three or more models use linear or task_arithmetic."
-    problems.error(
-        where, f"{method.name} takes {wanted} models{besides}, found {count}: {listed}{base}",
-        hint, line,
-    )  # fmt: skip
+    if method.name in ("slerp", "nuslerp") and count > 2:
+        hint = MANY
+    elif method.name == "nuslerp" and part.base is not None and len(part.inputs) == 2:
+        hint = "Without base_model the two models themselves are blended."
+    elif method.name == "passthrough":
+        hint = "To stack layers of several models, write slices."
+    problems.error(where, f"{method.name} takes {wanted}, {found}", hint, line)
 
 
-def check_quantized(models: Models, problems: Problems) -> None:
+def _check_slerp(recipe: Recipe, part: Part, problems: Problems) -> None:
+    """slerp with t walks from the base to exactly one other model."""
+    listed = [str(entry.model) for entry in part.inputs if entry.where != "base_model"]
+    if part.base is not None and len(part.others) == 1:
+        return
+    line = recipe.line(part.where)
+    several = f"slerp takes two models, found {len(listed)}: {', '.join(listed)}"
+    example = f"base_model: {listed[0]}"
+    if len(listed) != 2:
+        problems.error(part.where, several, MANY if len(listed) > 2 else "", line)
+    elif recipe.base_model:
+        found = f"the base {recipe.base_model} is neither of them: {', '.join(listed)}"
+        message = f"slerp with t walks between two models, from the base to the other, and {found}"
+        problems.error(part.where, message, f"Name one of the two, as in {example}.", line)
+    else:
+        message = f"slerp with t walks from the base_model to the other of {' and '.join(listed)}"
+        problems.error(part.where, message, f"Say where it begins, as in {example}.", line)
+
+
+def check_quantized(recipe: Recipe, models: Models, problems: Problems) -> None:
     """Codes must never be averaged as if they were weights."""
-    for model in models.by_reference.values():
+    for reference, model in models.by_reference.items():
         config = model.checkpoint.config or {}
         settings = config.get("quantization_config")
         kinds = {v.dtype for v in model.checkpoint.tensors.values()}
@@ -69,8 +95,9 @@ def check_quantized(models: Models, problems: Problems) -> None:
             kind = settings.get("quant_method", "") if isinstance(settings, dict) else ""
             found = kind or ", ".join(eights) or companions[0]
             problems.error(
-                model.checkpoint.label,
-                f"is quantized ({found}), and quantized weights cannot be averaged",
+                place_of(recipe, reference),
+                f"{model.checkpoint.label} is quantized ({found}), and quantized weights cannot be "
+                "averaged",
                 "Use the original weights, or dequantize it first.",
             )
 
@@ -201,8 +228,9 @@ def check_vocabularies(recipe: Recipe, models: Models, problems: Problems) -> No
         shared = f"{ours.shared(theirs)} of {len(ours.ids)} and {len(theirs.ids)} tokens are shared"
         if conflicts := ours.conflicts(theirs):
             problems.error(
-                label,
-                f"{conflicts} token ids mean other tokens than in {donor.label}; {shared}",
+                place_of(recipe, reference),
+                f"{conflicts} token ids of {label} mean other tokens than in {donor.label}; "
+                f"{shared}",
                 NO_ALIGNMENT,
             )
         elif recipe.tokenizer:
@@ -250,12 +278,9 @@ def report_filters(
         names = resolver.asked[(use.where, use.filter)]
         words = {word for name in names for word in name.split(".") if not word.isdigit()}
         report = problems.warn if options.lenient else problems.error
-        report(
-            use.where,
-            f"filter {use.filter!r} matched 0 of {use.asked} tensors",
-            nearest(use.filter, words),
-            recipe.line(use.where),
-        )
+        near = nearest(use.filter, words)
+        message = f"filter {use.filter!r} matched 0 of {use.asked} tensors"
+        report(use.where, f"{message}; {near}" if near else message, "", recipe.line(use.where))
 
 
 def warn_left_out(maker: JobMaker, unused: Mapping[str, Sequence[str]]) -> None:
@@ -265,8 +290,9 @@ def warn_left_out(maker: JobMaker, unused: Mapping[str, Sequence[str]]) -> None:
         if not names:
             continue
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        what = "are only in the base and stay unchanged" if names is maker.kept else "are not used"
-        maker.problems.warn(label, f"{len(names)} tensors {what}: {shown}")
+        count = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+        what = "in no other model and copied unchanged" if names is maker.kept else "not used"
+        maker.problems.warn(label, f"{count} {what}: {shown}")
     for model in maker.models.by_reference.values():
         if model.alignment.renames:
             ours, theirs = model.alignment.ours, model.alignment.theirs

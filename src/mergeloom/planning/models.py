@@ -77,7 +77,7 @@ def open_models(
         if reference.path in planned:
             opened[reference] = planned_checkpoint(planned[reference.path])
             continue
-        where = _place(recipe, reference)
+        where = place_of(recipe, reference)
         checkpoint = open_checkpoint(
             reference,
             problems,
@@ -143,8 +143,8 @@ def planned_checkpoint(plan: Plan) -> Checkpoint:
     )
 
 
-def _place(recipe: Recipe, reference: ModelReference) -> str:
-    """The first place of a recipe that names a model."""
+def place_of(recipe: Recipe, reference: ModelReference) -> str:
+    """The first place of a recipe that names a model, inputs before the base."""
     for module in recipe.modules:
         for entry in module.inputs:
             if entry.model == reference:

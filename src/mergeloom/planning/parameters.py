@@ -28,6 +28,7 @@ class Resolver:
     problems: Problems
     asked: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     missing: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    unmatched: set[tuple[str, str]] = field(default_factory=set)
 
     def shared(self, part: Part, name: str, position: float) -> dict[str, Scalar | None]:
         """The global parameters of one output tensor."""
@@ -36,7 +37,7 @@ class Resolver:
             if not parameter.per_model:
                 value = self._find(parameter, part.levels, name, position)
                 if value is None and parameter.required:
-                    self.missing.setdefault((parameter.name, part.where), []).append(name)
+                    self._miss(parameter, part.where, part.levels, name)
                 found[parameter.name] = value
         return found
 
@@ -54,9 +55,15 @@ class Resolver:
             if parameter.per_model:
                 value = self._find(parameter, own, name, position)
                 if value is None and parameter.required:
-                    self.missing.setdefault((parameter.name, entry.where), []).append(name)
+                    self._miss(parameter, entry.where, own, name)
                 found[parameter.name] = value
         return found
+
+    def _miss(self, parameter: Parameter, where: str, levels: Sequence[Level], name: str) -> None:
+        """Remember a tensor for which a required parameter has no value."""
+        self.missing.setdefault((parameter.name, where), []).append(name)
+        if any(parameter.name in settings for _, settings in levels):
+            self.unmatched.add((parameter.name, where))
 
     def _find(
         self, parameter: Parameter, levels: Sequence[Level], name: str, position: float
@@ -98,11 +105,10 @@ class Resolver:
     def report_missing(self) -> None:
         """One error for each required parameter that some input or level does not give."""
         for (name, where), tensors in self.missing.items():
-            entry = f"parameters.{name}"
-            some = "" if len(tensors) > 20 else f" for {tensors[0]}"
-            self.problems.error(
-                where,
-                f"{self.method.name} needs {name}{some}",
-                f"Add {entry} here or at the top level.",
-                self.recipe.line(where),
-            )
+            message = f"{self.method.name} needs {name}"
+            hint = f"Add parameters: {{{name}: ...}} here or at the top level."
+            if (name, where) in self.unmatched:
+                more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+                message = f"no entry of {name} is for {tensors[0]}{more}"
+                hint = f"Add a last entry without a filter to {name}: {{value: ...}}."
+            self.problems.error(where, message, hint, self.recipe.line(where))

@@ -26,11 +26,18 @@ class Vocabulary:
         """Token text → id, added tokens included."""
         try:
             content = json.loads(self._raw)
+        except ValueError as error:
+            raise CheckpointError(Problem(str(self.path), f"is not valid JSON: {error}")) from None
+        try:
             ids = _model_tokens(content["model"].get("vocab") or {})
             ids |= {str(t["content"]): int(t["id"]) for t in content.get("added_tokens") or ()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise CheckpointError(
-                Problem(str(self.path), f"is not a tokenizer file ({error!r})")
+                Problem(
+                    str(self.path),
+                    "has no vocabulary of tokens and ids where a tokenizer.json has one",
+                    "Download it again, or remove it to merge without a tokenizer.",
+                )
             ) from None
         return ids
 
