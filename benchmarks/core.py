@@ -37,6 +37,10 @@ HERE = Path(__file__).resolve().parent
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
+class RunFailed(Exception):  # noqa: N818 -- it is a finding, not a defect of the benchmark
+    """A tool ended with an error; says which and the end of its output."""
+
+
 class Bench:
     """One benchmark session: where things are and how each run is made."""
 
@@ -113,7 +117,9 @@ class Bench:
             "method": method.name,
             "layers": self.layers,
             "inputs": {model: str(folder) for model, folder in self.folders.items()},
-            "outputs": {side: path for side, path in outputs.items() if Path(path).is_dir()},
+            "outputs": {
+                side: p for side, p in outputs.items() if list(Path(p).glob("*.safetensors"))
+            },
         }
         path = self.work / "verify.json"
         path.write_text(json.dumps(specification))
@@ -126,26 +132,39 @@ class Bench:
         recipe = self.work / f"{method.name}.yml"
         recipe.write_text(recipe_text(method.text, self.folders, self.layers))
         runs: dict[str, list[dict[str, Any]]] = {"floor": [], "ours": [], "peer": []}
+        failures = []
+        self.clear()  # of an interrupted session
         # In turn, so that a slow minute of a shared machine falls on all three.
         for _ in range(self.arguments.repeats):
             runs["floor"].append(self.floor(method))
-            if self.ours:
-                runs["ours"].append(self.merge_ours(method, recipe))
-            if self.peer:
-                runs["peer"].append(self.merge_peer(method, recipe))
+            try:
+                if self.ours:
+                    runs["ours"].append(self.merge_ours(method, recipe))
+                if self.peer:
+                    runs["peer"].append(self.merge_peer(method, recipe))
+            except RunFailed as failure:
+                failures.append(str(failure))
+                break  # the other methods are still worth measuring
         result: dict[str, Any] = {side: medians(made) for side, made in runs.items() if made}
         result["verification"] = self.verify(method)
+        result["verification"]["faults"] += failures
         result["cache"] = self.state
         result["runs"] = runs
+        self.clear()
+        return result
+
+    def clear(self) -> None:
+        """Delete both tools' outputs."""
         for side in ("ours", "peer"):
             shutil.rmtree(self.work / side, ignore_errors=True)
-        return result
 
 
 def succeeded(what: str, measured: Measured) -> Measured:
-    """Return the measurement of a run that ended well; stop the benchmark otherwise."""
+    """Return the measurement of a run that ended well; raise RunFailed otherwise."""
     if measured.code != 0:
-        raise SystemExit(f"{what} ended with code {measured.code}:\n{measured.output[-3000:]}")
+        print(measured.output[-3000:], file=sys.stderr)
+        last = (measured.output.strip().splitlines() or ["no output"])[-1]
+        raise RunFailed(f"{what} ended with code {measured.code}: {last}")
     return measured
 
 
