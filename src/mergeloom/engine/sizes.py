@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from mergeloom.planning.plan import Job, Plan
@@ -26,9 +27,17 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
+def vector_row(job: Job) -> int:
+    """Elements that a block of a job must not cut through: 1, or a row of its vectors."""
+    formula = job.formula()
+    if formula is None or formula.vectors == "tensor" or len(job.shape) < 2:
+        return 1
+    return max(1, job.shape[-1] if formula.vectors == "last" else math.prod(job.shape[1:]))
+
+
 def block_elements(job: Job) -> int:
     """Most elements of one block of a job; methods that work on rows take whole rows."""
-    return max(BLOCK, job.shape[-1] if len(job.shape) > 1 else 1)
+    return max(BLOCK, vector_row(job))
 
 
 def worker_bytes(job: Job) -> int:

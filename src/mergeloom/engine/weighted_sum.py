@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.sizes import vector_row
 from mergeloom.methods import Note, WeightedSum
 from mergeloom.planning import Job
 
@@ -49,7 +50,7 @@ class SumKernel:
     @property
     def block_row(self) -> int:
         """Elements that a block must not cut through."""
-        return self.columns if self.vectors == "first" else self.row
+        return vector_row(self.job)
 
     def measure(self, start: int, stop: int, step: int, scratch: Scratch) -> Partial:
         """The Gram matrix of elements [start, stop), in blocks of ``step`` elements."""
@@ -125,7 +126,7 @@ class SumKernel:
             self._accumulate(total, target, factor, first)
             first = False
         if first:
-            total.zero_()
+            return total.zero_() if base is None else base
         return total if base is None else total.add_(base)
 
     def _accumulate(
