@@ -12,10 +12,10 @@ import click
 
 from mergeloom._version import __version__
 from mergeloom.cli.errors import run_command, tell
-from mergeloom.cli.sizes import Size, show_size
+from mergeloom.cli.sizes import Size, UserPath, show_size
 from mergeloom.errors import MergeloomError, OutputError, Problem
 
-RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+RECIPE = click.argument("recipe", type=UserPath())
 
 
 def main() -> None:
@@ -43,9 +43,9 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help="Cut vocabulary tables to the smallest model's rows."),
             click.option("--copy-tokenizer/--no-copy-tokenizer", default=True, show_default=True,
                          help="Copy the base's tokenizer files."),
-            click.option("--cache-dir", type=click.Path(path_type=Path),
+            click.option("--cache-dir", type=UserPath(),
                          help="Hugging Face cache to use."),
-            click.option("--intermediate-dir", type=click.Path(path_type=Path),
+            click.option("--intermediate-dir", type=UserPath(),
                          help="Where earlier documents of a chain put their results."),
         ]
     ):  # fmt: skip
@@ -76,14 +76,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @mergeloom.command()
 @RECIPE
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=UserPath())
 @plan_options
 @run_options
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is not empty.")
 @click.option("--keep-intermediates", is_flag=True, help="Keep the earlier documents' results.")
 @click.option("--card/--no-card", default=True, show_default=True,
               help="Write README.md and mergekit_config.yml.")  # fmt: skip
-@click.option("--timings", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--timings", type=UserPath(dir_okay=False),
               help="Write seconds and bytes as JSON to this file.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the plan first.")
@@ -252,7 +252,7 @@ def schema() -> None:
 
 
 @mergeloom.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Keep the merged models here.")
+@click.option("--out", type=UserPath(), help="Keep the merged models here.")
 def demo(out: Path | None) -> None:
     """Merge three small models that come with the package, and score what came out."""
     import tempfile

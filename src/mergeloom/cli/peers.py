@@ -15,10 +15,10 @@ import click
 from mergeloom._version import __version__
 from mergeloom.cli.errors import run_command
 from mergeloom.cli.main import run_merge
-from mergeloom.cli.sizes import Size
+from mergeloom.cli.sizes import Size, UserPath
 
-CONFIG_FILE = click.argument("config_file", type=click.Path(path_type=Path))
-OUT_PATH = click.argument("out_path", type=click.Path(path_type=Path))
+CONFIG_FILE = click.argument("config_file", type=UserPath())
+OUT_PATH = click.argument("out_path", type=UserPath())
 
 WITHOUT_MEANING: Mapping[str, str] = {
     "allow_crimes": "tensors are merged by name, whatever the architecture",
@@ -70,7 +70,7 @@ COMMON = _options(
     CONFIG_FILE,
     OUT_PATH,
     *(_switch(name) for name in SHARED),
-    click.option("--transformers-cache", type=click.Path(path_type=Path)),
+    click.option("--transformers-cache", type=UserPath()),
     click.option("--lora-merge-cache", type=click.Path()),
     click.option("--out-shard-size", type=Size(), default="5B"),
     click.option("--random-seed", type=int),

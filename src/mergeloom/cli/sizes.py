@@ -1,8 +1,10 @@
-"""Sizes as people write them."""
+"""Sizes and paths as people write them."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,6 +37,17 @@ def show_size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+class UserPath(click.Path):
+    """A path in which ``~`` is the home folder also where no shell has seen it (a notebook)."""
+
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A Path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
 
 
 class Size(click.ParamType[int]):
