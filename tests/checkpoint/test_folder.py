@@ -159,11 +159,13 @@ WRONG = {
             "adapter_model.safetensors": ["a"],
             "adapter_config.json": b'{"base_model_name_or_path": "org/base"}',
         },
-        "m is a LoRA adapter of org/base; write org/base+m",
+        "m is a LoRA adapter of org/base, which is not supported yet in this version. "
+        "Merge it into the model first (peft merge_and_unload)",
     ),
     "lora of nothing": (
         {"adapter_config.json": b"nope"},
-        "m is a LoRA adapter of another model; write <the model>+m",
+        "m is a LoRA adapter of another model, which is not supported yet in this version. "
+        "Merge it into the model first (peft merge_and_unload)",
     ),
 }
 

@@ -169,7 +169,8 @@ def test_what_the_hub_refuses_is_said_in_one_line_with_the_next_step(hub, tmp_pa
         "download it again",
         "org/pointer": "org/pointer/model.safetensors is a git-lfs pointer (50 bytes): run git "
         "lfs pull",
-        "me/lora": "me/lora is a LoRA adapter of org/model; write org/model+me/lora",
+        "me/lora": "me/lora is a LoRA adapter of org/model, which is not supported yet in this "
+        "version. Merge it into the model first (peft merge_and_unload)",
     }.items():
         _, errors, _ = opened(name, cache_dir=tmp_path / "cache")
         assert errors == [message]

@@ -42,7 +42,7 @@ LOCAL = "does not exist (looks like a local path)"
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (ModelReference("./nope"), f"./nope {LOCAL}. Nearest: nopo"),
+        (ModelReference("./nope"), f"./nope {LOCAL}. Nearest: ./nopo"),
         (ModelReference("~/nope"), f"~/nope {LOCAL}. Nearest: HERE/nopo"),
         (ModelReference("HERE/nope"), f"HERE/nope {LOCAL}. Nearest: HERE/nopo"),
         (

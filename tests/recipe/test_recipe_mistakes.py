@@ -167,7 +167,7 @@ STRUCTURE = {
         "dtype (line 3): float8_e4m3fn is too coarse to merge in; "
         "use bfloat16, float16, float32 or float64"
     ],
-    GOOD + "dtype: 16\n": ["dtype (line 3): 16 is not text; put it in quotes if it is a dtype"],
+    GOOD + "dtype: 16\n": ["dtype (line 3): unknown dtype 16, did you mean float16?"],
     # models
     METHOD + "models:\n- a+b+c\n- a@b@c\n- {model: +x}\n- {model: 7}\n- {model: }\n- {}\n- 1\n": [
         "models[0].model (line 3): 'a+b+c' holds more than one '+'. "

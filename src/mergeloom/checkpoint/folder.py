@@ -137,8 +137,9 @@ def _no_weights(root: Path, names: Set[str], top: list[str], shown: str, report:
     if "adapter_config.json" in names or any(map(is_adapter, top)):
         base = _adapter_base(root)
         report.error(
-            f"{shown} is a LoRA adapter of {base or 'another model'}; "
-            f"write {base or '<the model>'}+{shown}"
+            f"{shown} is a LoRA adapter of {base or 'another model'}, which is not supported yet "
+            "in this version",
+            "Merge it into the model first (peft merge_and_unload)",
         )
         return
     foreign = [n for n in top if PurePosixPath(n).suffix.lower() in FOREIGN]
@@ -154,8 +155,8 @@ def _no_weights(root: Path, names: Set[str], top: list[str], shown: str, report:
             f"{shown} has no weights of its own, but its subfolders have: {listing(nested)}",
             "Name one of them",
         )
-    elif top:
-        report.error(f"{shown} has no weights. It has {listing(top)}")
+    elif names:
+        report.error(f"{shown} has no weights. It has {listing(sorted(names))}")
     else:
         report.error(f"{shown} has no weights: it is empty")
 

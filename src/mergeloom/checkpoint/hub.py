@@ -62,8 +62,8 @@ def open_hub(
         if cached is not None:
             return _open_cached(reference, cached, report)
         report.error(
-            f"{reference} is neither a local path nor in the cache {cache}, and HF_HUB_OFFLINE "
-            "forbids to download it",
+            f"{reference} is neither a local path nor in the cache {cache}, and with "
+            "HF_HUB_OFFLINE set nothing is downloaded",
             nearest_local(reference.path) or "Unset HF_HUB_OFFLINE, or download the model first",
         )
         return None

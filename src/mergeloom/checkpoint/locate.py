@@ -80,7 +80,10 @@ def _expand(path: str) -> str:
 def _report_missing(reference: ModelReference, report: Report) -> None:
     text = str(reference)
     plain = Path(_expand(reference.path))
-    hints = (_nearest(plain), _punctuation(text) if text != reference.path else "")
+    nearest = _nearest(plain)
+    if nearest and reference.path.startswith("./"):  # which Path takes away
+        nearest = nearest.replace(": ", ": ./", 1)
+    hints = (nearest, _punctuation(text) if text != reference.path else "")
     report.error(f"{text} does not exist (looks like a local path)", ". ".join(filter(None, hints)))
 
 
@@ -102,11 +105,11 @@ def _nearest(path: Path) -> str:
         rest.insert(0, parent.name)
         parent = parent.parent
     try:
-        names = [entry.name for entry in islice(os.scandir(parent), 5000)]
+        names = {entry.name.lower(): entry.name for entry in islice(os.scandir(parent), 5000)}
     except OSError:
         return ""  # a folder that may not be listed has no neighbours to offer
-    for name in difflib.get_close_matches(rest[0], names, n=3, cutoff=0.6):
-        whole = parent.joinpath(name, *rest[1:])
+    for name in difflib.get_close_matches(rest[0].lower(), names, n=3, cutoff=0.6):
+        whole = parent.joinpath(names[name], *rest[1:])
         if whole.exists():
             return f"Nearest: {whole}"
     return ""

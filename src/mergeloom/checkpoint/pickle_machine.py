@@ -132,7 +132,8 @@ class PickleMachine:
             self.push(self._names[module, name])
         except KeyError:
             shown = f"{module}.{name}"[:200].encode("ascii", "backslashreplace").decode()
-            raise PickleError(f"refuses to load {shown}: it is not a tensor") from None
+            message = f"asks for {shown}, which is refused: only dense tensors are loaded"
+            raise PickleError(message) from None
 
     def _reduce(self) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()

@@ -67,6 +67,8 @@ def document_name(value: Any) -> str | None:
 
 def dtype(value: Any) -> str:
     """The safetensors name of a number format, from any of its usual spellings."""
+    if value in (16, 32, 64):
+        raise FieldError(f"unknown dtype {value}, did you mean float{value}?")
     written = text(value, "a dtype").strip()
     word = written.lower().removeprefix("torch.")
     if word in DTYPE_NAMES:
@@ -78,7 +80,8 @@ def dtype(value: Any) -> str:
         raise FieldError(f"{written} {why}; use {choices}")
     near = nearest_word(word, ("bfloat16", "float16", "float32", "float64"))
     near = near or nearest_word(word, DTYPE_NAMES)
-    raise FieldError(f"unknown dtype {shown(written)}, {near or f'use {choices}'}")
+    found_text = f"unknown dtype {shown(written)}"
+    raise FieldError(f"{found_text}, {near}" if near else f"{found_text}; use {choices}")
 
 
 def layer_range(value: Any) -> tuple[int, int | None]:

@@ -88,7 +88,7 @@ def _is_path(source: str) -> bool:
 def _file_text(path: Path) -> str:
     """The text of a recipe file exactly as it stands, byte order mark and line ends included."""
     where = str(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = sorted(name for name in _names(path) if name.endswith((".yml", ".yaml")))
         hint = f"It holds {', '.join(found[:5])}." if found else ""
         raise RecipeError(Problem(where, "is a folder; a recipe is a YAML file", hint))

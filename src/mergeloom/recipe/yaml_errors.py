@@ -19,6 +19,8 @@ _CAUSES = [
     ("expected <block end>", "the indentation does not line up with the lines above"),
     ("expected ',' or ']'", "a list opened with '[' is not closed"),
     ("expected ',' or '}'", "a mapping opened with '{' is not closed"),
+    ("but found '<stream end>'", "the file ends inside a list or mapping"),
+    ("expected the node content", "a value is missing"),
     ("unexpected end of stream", "a quote that was opened is not closed"),
     ("undefined alias", "an alias has no anchor"),
     ("duplicate anchor", "an anchor is defined twice"),
@@ -33,6 +35,7 @@ _ADVICE = {
     "a ':' stands where no key can be": (
         "Check the indentation of this line and the one above, or put the value in quotes."
     ),
+    "the file ends inside a list or mapping": "Close it with ']' or '}'.",
     "a key has no ':' after it": "Write key: value, with a space after the colon.",
     "the indentation does not line up with the lines above": (
         "Give the keys of one mapping the same number of spaces."
