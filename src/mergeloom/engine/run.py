@@ -194,18 +194,34 @@ def check_settings(plan: Plan, settings: Settings) -> None:
 
 
 def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
-    """Run ``count`` workers to their end; an interrupt stops them after their current span."""
-    workers = [threading.Thread(target=work, name=f"mergeloom-{i}") for i in range(count)]
-    for worker in workers:
-        worker.start()
-    try:
-        for worker in workers:
-            worker.join()
-    except BaseException:
-        queue.stopped.set()
-        for worker in workers:
-            worker.join()
-        raise
+    """Run ``count`` workers to their end; an interrupt stops them after their current span.
+
+    They are waited for by an event: in Python 3.11 an interrupted ``join`` takes a thread that is
+    still running, and still writing, for one that has ended.
+    """
+    left, lock, ended = count, threading.Lock(), threading.Event()
+
+    def counted() -> None:
+        nonlocal left
+        try:
+            work()
+        finally:
+            with lock:
+                left -= 1
+            if left == 0:
+                ended.set()
+
+    for i in range(count):
+        threading.Thread(target=counted, name=f"mergeloom-{i}").start()
+    interrupt: BaseException | None = None
+    while not ended.is_set():
+        try:
+            ended.wait()
+        except BaseException as error:  # noqa: BLE001 - raised below, when nobody writes any more
+            queue.stopped.set()
+            interrupt = interrupt or error
+    if interrupt:
+        raise interrupt
 
 
 def _threads(plan: Plan, settings: Settings) -> int:
