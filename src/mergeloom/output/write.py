@@ -20,7 +20,7 @@ from mergeloom.output.directory import (
     clear,
     move_into_place,
 )
-from mergeloom.planning import Plan, index
+from mergeloom.planning import Plan, index, shard_header
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,12 @@ def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Wr
 
 
 def _started_by(partial: Path, plan: Plan) -> bool:
-    """Whether the folder's journal was begun for this very plan."""
-    return Journal.belongs(partial / JOURNAL, plan.digest)
+    """Whether the folder's journal was begun for this very plan, and its weights are there."""
+    if not Journal.belongs(partial / JOURNAL, plan.digest):
+        return False
+    sizes = {s.file: len(shard_header(plan, s)) + s.data_bytes for s in plan.shards}
+    files = {name: partial / name for name in sizes}
+    return all(f.is_file() and f.stat().st_size == sizes[name] for name, f in files.items())
 
 
 def _weights(plan: Plan, folder: Path, journal: Journal, settings: Settings) -> Report:
