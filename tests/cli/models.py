@@ -107,3 +107,23 @@ def sharded(folder: Path, shards: int = 3, *, seed: int = 0) -> Path:
 def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+# --- recipes ----------------------------------------------------------------------------------
+
+
+def linear(*models: str, more: str = "") -> str:
+    """A recipe that averages models; ``models[i]`` is on line i + 3."""
+    lines = [f"  - {{model: {model}, parameters: {{weight: 0.5}}}}" for model in models]
+    return "\n".join(["merge_method: linear", "models:", *lines, more])
+
+
+def method(name: str, *models: str, more: str = "") -> str:
+    """A recipe without parameters; ``models[i]`` is on line i + 3."""
+    return "\n".join([f"merge_method: {name}", "models:", *(f"  - {m}" for m in models), more])
+
+
+def slices(name: str, *sources: str, more: str = "") -> str:
+    """A recipe of slices with one source each; ``slices[i]`` is on line i + 3."""
+    lines = [f"  - sources: [{{model: {s}}}]" for s in sources]
+    return "\n".join([f"merge_method: {name}", "slices:", *lines, more])

@@ -54,3 +54,34 @@ def _walk(root: Path, folder: Path) -> Iterator[tuple[str, tuple[int, int] | Non
         else:
             status = entry.lstat()
             yield name, (status.st_size, status.st_mtime_ns)
+
+
+def merge(recipe: str | bytes | None, *arguments: object, out: object = "out") -> Run:
+    """``mergeloom merge r.yml out`` in the current folder; without a recipe, none is written."""
+    if recipe is not None:
+        Path("r.yml").write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
+    return run("merge", "r.yml", out, *arguments)
+
+
+def refused(recipe: str | bytes | None, *arguments: object, out: object = "out") -> list[str]:
+    """The mistakes that a merge is refused for, after everything else a refusal must be.
+
+    That is: exit code 2, a line for each mistake, no traceback, nothing on stdout, and not a file
+    or folder made or changed, wherever a test may write. The current folder is called HERE.
+    """
+    if recipe is not None:
+        merge_file = Path("r.yml")
+        merge_file.write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
+    before = everything(Path.cwd().parent)
+    done = run("merge", "r.yml", out, *arguments)
+    assert everything(Path.cwd().parent) == before
+    assert (done.code, done.out) == (2, "")
+    return mistakes(done)
+
+
+def mistakes(done: Run) -> list[str]:
+    """The errors of a run, without the word; warnings are left as they are."""
+    assert "Traceback" not in done.err
+    assert all(line.startswith(("error: ", "warning: ")) for line in done.lines), done.err
+    here = str(Path.cwd())
+    return [line.removeprefix("error: ").replace(here, "HERE") for line in done.lines]

@@ -1,0 +1,368 @@
+"""Models that cannot be merged, and the exact words that say why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from .models import config, linear, model, sharded, tokenizer, weights, write_json
+from .program import merge, mistakes, refused, run
+
+LOCAL = "does not exist (looks like a local path)"
+PLUS = "'+' separates a LoRA; write {model: {path: ...}} for a path with a '+' in it"
+AT = "'@' separates a revision; write {model: {path: ...}} for a path with an '@' in it"
+HUB = "does not exist, and is no id of the hub either (organisation/name)"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 99\n"
+TOKENS = [f"t{i}" for i in range(16)]
+NO_COMMON = "Building a common vocabulary is not in this version yet."
+
+
+def second(message: str) -> list[str]:
+    """The one message about the second model of :func:`linear`."""
+    return [f"models[1] (line 4): {message}"]
+
+
+NOWHERE = {
+    "./bse": f"./bse {LOCAL}. Nearest: ./base",
+    "./b": f"./b {LOCAL}. Nearest: ./B",
+    "./base/../bas": f"./base/../bas {LOCAL}. Nearest: ./base/../base",
+    "HERE/bse": f"HERE/bse {LOCAL}. Nearest: HERE/base",
+    "/x/nope": f"/x/nope {LOCAL}",
+    "~/nope": f"~/nope {LOCAL}",
+    "./my+model": f"./my+model {LOCAL}. {PLUS}",
+    "./my@model": f"./my@model {LOCAL}. {AT}",
+    "./base/model.safetensor": f"./base/model.safetensor {LOCAL}. "
+    "Nearest: ./base/model.safetensors",
+    "x/y/z": f"x/y/z {LOCAL}",
+    r"G:\9B\base": rf"G:\9B\base {LOCAL}",
+    "my model": f"my model {HUB}",
+    "mödel 🤖": f"mödel 🤖 {HUB}",
+    "a..b/--": f"a..b/-- {HUB}",
+}
+
+
+@pytest.mark.parametrize("path", NOWHERE, ids=range(len(NOWHERE)))
+def test_a_path_that_does_not_exist(path, models):
+    (models / "base" / "x").touch()
+    recipe = linear("./A", path.replace("HERE", str(models)))
+    assert refused(recipe) == second(NOWHERE[path])
+
+
+def test_every_missing_model_is_told_in_the_order_of_the_file(models):
+    recipe = linear("./A2", "./C", "/x/y", more="base_model: ./bace")
+    assert refused(recipe) == [
+        f"models[0] (line 3): ./A2 {LOCAL}. Nearest: ./A",
+        f"models[1] (line 4): ./C {LOCAL}",
+        f"models[2] (line 5): /x/y {LOCAL}",
+        f"base_model (line 6): ./bace {LOCAL}. Nearest: ./base",
+    ]
+
+
+def test_a_hub_model_without_a_connection(models, tmp_path):
+    (models / "org" / "Ax").mkdir(parents=True)
+    said = (
+        f"is neither a local path nor in the cache {tmp_path / 'cache'}, and with HF_HUB_OFFLINE "
+        "set nothing is downloaded"
+    )
+    assert refused(linear("org/A", "Qwen/Qwen2.5-7B", "gpt2")) == [
+        f"models[0] (line 3): org/A {said}. Nearest: org/Ax",
+        f"models[1] (line 4): Qwen/Qwen2.5-7B {said}. "
+        "Unset HF_HUB_OFFLINE, or download the model first",
+        f"models[2] (line 5): gpt2 {said}. Unset HF_HUB_OFFLINE, or download the model first",
+    ]
+
+
+# --- folders and files ---------------------------------------------------------------------------
+
+
+class Runs:
+    """Runs a program when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def adapter(folder: Path, base: str | None = "org/Base") -> None:
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": base} if base else {})
+    save_file({"a": torch.zeros(2)}, folder / "adapter_model.safetensors")
+
+
+def files(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"GGUF....")
+
+
+def pickled(folder: Path, value: object, name: str = "pytorch_model.bin") -> None:
+    folder.mkdir()
+    torch.save(value, folder / name)
+
+
+def cut(folder: Path, size: int) -> None:
+    model(folder)
+    os.truncate(folder / "model.safetensors", size)
+
+
+def replaced(folder: Path, content: bytes) -> None:
+    model(folder)
+    (folder / "model.safetensors").write_bytes(content)
+
+
+def without(folder: Path, *names: str) -> None:
+    sharded(folder)
+    for name in names:
+        (folder / name).unlink()
+
+
+def pointing_out(folder: Path) -> None:
+    sharded(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00002", "../A/model-00002"))
+
+
+SHARD = "model-0000{}-of-00003.safetensors"
+ALL = ", ".join(SHARD.format(i) for i in (1, 2, 3))
+AGAIN = "Download what is missing, or remove the index model.safetensors.index.json"
+LORA = (
+    "which is not supported yet in this version. "
+    "Merge it into the model first (peft merge_and_unload)"
+)
+SYSTEM = f"{os.system.__module__}.system"
+
+# What is made of the folder X → what is said of it.
+FOLDERS = {
+    "adapter": (adapter, f"./X is a LoRA adapter of org/Base, {LORA}"),
+    "adapter of something": (
+        lambda x: adapter(x, None),
+        f"./X is a LoRA adapter of another model, {LORA}",
+    ),
+    "empty": (lambda x: x.mkdir(), "./X has no weights: it is empty"),
+    "no weights": (
+        lambda x: files(x, "merges.txt", "notes.txt"),
+        "./X has no weights. It has merges.txt, notes.txt",
+    ),
+    "only a trainer's state": (
+        lambda x: pickled(x, {"lr": 1}, "training_args.bin"),
+        "./X has no weights. It has training_args.bin",
+    ),
+    "gguf": (
+        lambda x: files(x, "notes.txt", "m.Q4_K_M.gguf"),
+        "./X has its weights only as m.Q4_K_M.gguf. "
+        "GGUF is not read: convert it to safetensors with transformers",
+    ),
+    "in a subfolder": (
+        lambda x: files(x, "notes.txt", "checkpoint-5/model.safetensors"),
+        "./X has no weights of its own, but its subfolders have: checkpoint-5. Name one of them",
+    ),
+    "git-lfs pointer": (
+        lambda x: replaced(x, POINTER),
+        "./X/model.safetensors is a git-lfs pointer (127 bytes): run git lfs pull",
+    ),
+    "truncated": (
+        lambda x: cut(x, 4000),
+        "./X/model.safetensors is truncated: its header promises 7,536 bytes, "
+        "the file has 4,000. Download it again",
+    ),
+    "truncated in the header": (
+        lambda x: cut(x, 100),
+        "./X/model.safetensors is truncated: its header alone needs 2,976 bytes, "
+        "the file has 100. Download it again",
+    ),
+    "of no length": (
+        lambda x: cut(x, 0),
+        "./X/model.safetensors is empty, which is no safetensors file. "
+        "It is damaged: download it again",
+    ),
+    "two shards missing": (
+        lambda x: without(x, SHARD.format(1), SHARD.format(3)),
+        f"./X: 2 of 3 shards are missing: {SHARD.format(1)}, {SHARD.format(3)}. {AGAIN}",
+    ),
+    "all shards missing": (
+        lambda x: without(x, *(SHARD.format(i) for i in (1, 2, 3))),
+        f"./X: 3 of 3 shards are missing: {ALL}. {AGAIN}",
+    ),
+    "index missing": (
+        lambda x: without(x, "model.safetensors.index.json"),
+        f"./X has the shards {ALL} but not model.safetensors.index.json. "
+        "Download the index, which says where each tensor is",
+    ),
+    "index that points outside": (
+        pointing_out,
+        "./X/model.safetensors.index.json names files outside of the folder: "
+        f'"../A/{SHARD.format(2)}"',
+    ),
+    "pickle with code": (
+        lambda x: pickled(x, {"a": Runs(), "w": torch.zeros(3)}),
+        f"./X/pytorch_model.bin asks for {SYSTEM}, which is refused: only dense tensors are loaded",
+    ),
+    "broken config": (
+        lambda x: (model(x) / "config.json").write_text("{"),
+        "./X/config.json is not valid JSON: "
+        "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_that_is_no_model(case, models):
+    make, message = FOLDERS[case]
+    make(models / "X")
+    assert refused(linear("./A", "./X")) == second(message)
+    assert not Path("ran").exists()
+
+
+SINGLE = {
+    "training_args.bin": (
+        "./X/training_args.bin holds no tensors by name, where a state dict was expected"
+    ),
+    "config.json": (
+        "./X/config.json is not a weight file (.safetensors, .bin, .pt, .pth, .ckpt). "
+        "Name the model's folder: X"
+    ),
+    "m.gguf": "./X/m.gguf is a GGUF file: convert it to safetensors first",
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_file_that_is_no_model(name, models):
+    pickled(models / "X", {"lr": 1}, "training_args.bin")
+    files(models / "X", "config.json", "m.gguf")
+    assert refused(linear("./A", f"./X/{name}")) == second(SINGLE[name])
+
+
+def test_a_lora_reference_is_refused_by_name(models):
+    adapter(models / "lora")
+    text = "LoRA adapters are not supported yet in this version"
+    hint = "merge the adapter into the model first (peft merge_and_unload)"
+    assert refused(linear("./A+./lora", "./B+./none")) == [
+        f"models[0] (line 3): {text}: ./A+./lora; {hint}",
+        f"models[1] (line 4): {text}: ./B+./none; {hint}",
+    ]
+
+
+# --- models that do not fit each other -----------------------------------------------------------
+
+
+def fp8(folder: Path) -> None:
+    model(folder)
+    small = {
+        name: tensor.to(torch.float8_e4m3fn) if tensor.ndim == 2 else tensor
+        for name, tensor in weights().items()
+    }
+    save_file(small, folder / "model.safetensors")
+
+
+def packed(folder: Path) -> None:
+    model(folder)
+    extra = {"model.layers.0.mlp.up_proj.weight.absmax": torch.ones(2)}
+    save_file(weights() | extra, folder / "model.safetensors")
+
+
+def bitsandbytes(folder: Path) -> None:
+    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    model(folder, changes={"quantization_config": settings})
+
+
+CODES = (
+    "and quantized weights cannot be averaged. Use the original weights, or dequantize it first."
+)
+CUT = "--unsafe-truncate-embeddings cuts all to the smallest."
+MISFITS = {
+    "quantized by its config": (
+        bitsandbytes,
+        f"./X is quantized (bitsandbytes), {CODES}",
+    ),
+    "FP8": (fp8, f"./X is quantized (F8_E4M3), {CODES}"),
+    "packed": (packed, f"./X is quantized (model.layers.0.mlp.up_proj.weight.absmax), {CODES}"),
+    "hidden size": (
+        lambda x: model(x, hidden=16),
+        "31 tensors of ./X have other shapes than ./A's (model.embed_tokens.weight: [12, 16] vs "
+        "[12, 8]); hidden_size 16 vs 8. Models of different sizes cannot be merged.",
+    ),
+    "layers": (
+        lambda x: model(x, layers=6),
+        "./A has 4 layers, ./X has 6. Use slices with layer_range to say which layers meet.",
+    ),
+    "vocabulary without tokenizer": (
+        lambda x: model(x, rows=14),
+        "./A has 12 vocabulary rows, ./X 14 (model.embed_tokens.weight). " + f"{NO_COMMON} {CUT}",
+    ),
+    "vocabulary": (
+        lambda x: model(x, rows=14, tokens=TOKENS[2:16]),
+        "./A has 12 vocabulary rows, ./X 14 (model.embed_tokens.weight); 10 tokens of 12 and 14 "
+        f"are shared. {NO_COMMON} {CUT}",
+    ),
+    "other tokens": (
+        lambda x: model(x, tokens=["x", "y", *TOKENS[2:12]]),
+        "2 token ids of ./X mean other tokens than in ./A; 10 of 12 and 12 tokens are shared. "
+        + NO_COMMON,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_model_that_does_not_fit(case, models):
+    make, message = MISFITS[case]
+    make(models / "X")
+    if "shared" in message:
+        write_json(models / "A" / "tokenizer.json", tokenizer(TOKENS[:12]))
+    said = refused(linear("./A", "./X"))
+    assert said[:1] == second(message)
+    assert len(said) == (2 if case == "vocabulary" else 1)  # and its ids mean other tokens
+
+
+def test_unsafe_truncation_does_what_the_message_says(models):
+    model(models / "X", rows=14)
+    done = merge(linear("./A", "./X"), "--unsafe-truncate-embeddings")
+    assert (done.code, done.lines[:-1]) == (0, [])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": {"vocab": {"a": "x"}}}'])
+def test_a_tokenizer_that_is_none(content, models):
+    write_json(models / "A" / "tokenizer.json", tokenizer(TOKENS[:12]))
+    (models / "B" / "tokenizer.json").write_text(content)
+    wrong = "has no vocabulary of tokens and ids where a tokenizer.json has one. "
+    wrong += "Download it again, or remove it to merge without a tokenizer."
+    if content == "{":
+        wrong = "is not valid JSON: Expecting property name enclosed in double quotes: "
+        wrong += "line 1 column 2 (char 1)"
+    assert refused(linear("./A", "./B")) == [f"B/tokenizer.json: {wrong}"]
+
+
+def test_five_wrong_models_are_told_at_once(models):
+    cut(models / "short", 100)
+    without(models / "part", SHARD.format(2))
+    adapter(models / "lora")
+    (models / "none").mkdir()
+    recipe = linear("./short", "./part", "./lora", "./none", "./bse")
+    said = refused(recipe)
+    assert [line.split(": ")[0] for line in said] == [
+        f"models[{i}] (line {i + 3})" for i in range(5)
+    ]
+
+
+def test_config_json_may_be_missing_but_its_layers_are_needed_to_slice(models):
+    (models / "A" / "config.json").unlink()
+    assert merge(linear("./A", "./B")).code == 0
+    write_json(models / "A" / "config.json", config() | {"num_hidden_layers": None})
+    assert run("check", "r.yml").code == 0
+
+
+def test_a_nan_names_the_tensor_and_its_sources(models):
+    broken = {name: tensor * float("nan") for name, tensor in weights().items()}
+    save_file(broken, models / "B" / "model.safetensors")
+    done = merge(linear("./A", "./B"), "--threads", 1)
+    assert done.code == 2
+    assert not (models / "out").exists()
+    assert mistakes(done) == [
+        "model.embed_tokens.weight: 96 of 96 elements are NaN or infinite after linear in bfloat16 "
+        "from ./A:model.embed_tokens.weight, ./B:model.embed_tokens.weight. Look for a damaged "
+        "input or too large a weight, choose a wider dtype, or continue with --allow-nonfinite."
+    ]
+    again = merge(None, "--allow-nonfinite")
+    assert again.code == 0
+    assert "warning: lm_head.weight: 96 elements are NaN or infinite" in again.lines
