@@ -14,7 +14,7 @@ import mergeloom
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
-MODEL = re.compile(r"\b(?:org|demo)/[\w-]+")
+MODEL = re.compile(r"\b(?:org|HuggingFaceTB)/[\w-]+")
 
 
 def shown() -> list[Any]:
