@@ -95,3 +95,10 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def assert_same_files(got: Path, wanted: Path | Mapping[str, bytes]) -> None:
+    """Equal names and equal bytes; says which files differ and not how."""
+    ours, theirs = content(got), content(wanted) if isinstance(wanted, Path) else wanted
+    assert list(ours) == list(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
