@@ -72,8 +72,8 @@ def _lines(total: int) -> Progress:
             if now - last < SECONDS_BETWEEN_LINES:
                 return
             last = now
-            rate = done / (now - started)
-            left = (total - done) / rate
+            rate = max(1.0, done / max(1e-9, now - started))
+            left = max(0, total - done) / rate
             click.echo(
                 f"read {show_size(done)} of {show_size(total)}, {show_size(rate)}/s, "
                 f"{left:.0f} s left",
