@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from mergeloom.engine.device import one_torch_thread, resolve_device
 from mergeloom.engine.finite import nonfinite
 from mergeloom.engine.journal import Finished
+from mergeloom.engine.kernel import make_kernel
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sink import Sink
 from mergeloom.engine.sizes import (
@@ -24,7 +24,6 @@ from mergeloom.engine.sizes import (
     default_threads,
     peak_bytes,
 )
-from mergeloom.engine.weighted_sum import SumKernel
 from mergeloom.errors import MergeError, MergeloomError, Problem
 from mergeloom.planning import Job, Plan
 from mergeloom.types import DTYPES, numel
@@ -59,46 +58,48 @@ class Report:
 
 
 class Running:
-    """One job on its way: its kernel, what was measured, what is left."""
+    """One job on its way: its kernel, the pass it is in, what is left of it."""
 
-    def __init__(self, number: int, job: Job, device: torch.device) -> None:
+    def __init__(self, number: int, job: Job, device: torch.device, seed: int) -> None:
         formula = job.formula()
         self.number = number
         self.job = job
-        self.kernel = SumKernel(job, formula, device) if formula else None
+        self.kernel = make_kernel(job, formula, device, seed) if formula else None
         self.dtype: torch.dtype = getattr(torch, DTYPES[job.dtype].torch_name)
         self.lock = threading.Lock()
-        self.measured: dict[int, np.ndarray] = {}
         self.nonfinite = 0
         self.notes: list[str] = []
-        row = max(1, self.kernel.block_row) if self.kernel else 1
+        row = self.kernel.block_row if self.kernel else 1
         self.step = max(1, BLOCK // row) * row
         size = numel(job.shape)
         span = self.step * BLOCKS_PER_SPAN
         self.spans = [(a, min(a + span, size)) for a in range(0, size, span)] or [(0, 0)]
         self.left = len(self.spans)
-
-    @property
-    def must_measure(self) -> bool:
-        """Whether a first pass over the weights comes before the writing one."""
-        return bool(self.kernel and self.kernel.must_measure and self.spans[0][1])
+        self.phases = self.kernel.phases if self.kernel and size else 0
+        """Measuring passes; the pass with this number is the writing one."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One span of one job in one of its two passes."""
+    """One span of one job in one of its passes."""
 
     running: Running
     span: int
-    measure: bool
+    phase: int
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the pass that makes the output."""
+        return self.phase == self.running.phases
 
 
 class Queue:
     """Hands out spans: those of started jobs first, so that their inputs are still cached."""
 
-    def __init__(self, jobs: Iterable[tuple[int, Job]], device: torch.device) -> None:
+    def __init__(self, jobs: Iterable[tuple[int, Job]], device: torch.device, seed: int) -> None:
         self._jobs = iter(jobs)
         self._device = device
+        self._seed = seed
         self._ready: deque[Task] = deque()
         self._lock = threading.Lock()
         self.stopped = threading.Event()
@@ -112,18 +113,17 @@ class Queue:
                 entry = next(self._jobs, None)
                 if entry is None:
                     return None
-                self._push(Running(*entry, self._device), measure=None)
+                self._push(Running(*entry, self._device, self._seed), 0)
             return self._ready.popleft()
 
-    def second_pass(self, running: Running) -> None:
-        """Queue the writing pass of a job that has been measured."""
+    def next_pass(self, running: Running, phase: int) -> None:
+        """Queue the pass after the one that has just ended."""
         with self._lock:
             running.left = len(running.spans)
-            self._push(running, measure=False)
+            self._push(running, phase)
 
-    def _push(self, running: Running, measure: bool | None) -> None:
-        first = running.must_measure if measure is None else measure
-        tasks = [Task(running, i, first) for i in range(len(running.spans))]
+    def _push(self, running: Running, phase: int) -> None:
+        tasks = [Task(running, i, phase) for i in range(len(running.spans))]
         self._ready.extendleft(reversed(tasks))
 
 
@@ -159,7 +159,7 @@ def run(
     skip = {tensor.job for tensor in finished}
     jobs = [(n, job) for n, job in enumerate(plan.jobs) if n not in skip]
     threads = _threads(plan, settings)
-    queue = Queue(jobs, device)
+    queue = Queue(jobs, device, plan.seed)
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -279,27 +279,30 @@ class Worker:
         for entry in running.job.inputs:
             entry.view.prefetch(start, stop)
         try:
-            if task.measure:
-                self._measure(running, task.span, start, stop)
+            if task.writes:
+                self._write(running, task.span, start, stop)
             else:
-                self._write(running, start, stop)
+                self._measure(running, task, start, stop)
         except MergeloomError:
             raise
         except Exception as error:
             raise MergeError(_located(running.job, error)) from error
         return self._finish(task)
 
-    def _measure(self, running: Running, span: int, start: int, stop: int) -> None:
+    def _measure(self, running: Running, task: Task, start: int, stop: int) -> None:
         if running.kernel:
-            part = running.kernel.measure(start, stop, running.step, self._scratch)
+            part = running.kernel.measure(
+                task.phase, task.span, start, stop, running.step, self._scratch
+            )
             with running.lock:
-                running.measured[span] = part
+                running.kernel.absorb(task.phase, task.span, part)
         self._progress(_input_bytes(running.job, start, stop), 0)
 
-    def _write(self, running: Running, start: int, stop: int) -> None:
+    def _write(self, running: Running, span: int, start: int, stop: int) -> None:
         bad = 0
+        carried = running.kernel.begin(span) if running.kernel else None
         for a in range(start, stop, running.step):
-            block = self._block(running, a, min(a + running.step, stop))
+            block = self._block(running, a, min(a + running.step, stop), carried)
             bad += nonfinite(block)
             self._sink.write(running.number, a, block)
         with running.lock:
@@ -307,12 +310,12 @@ class Worker:
         size = DTYPES[running.job.dtype].bytes
         self._progress(_input_bytes(running.job, start, stop), (stop - start) * size)
 
-    def _block(self, running: Running, start: int, stop: int) -> torch.Tensor:
+    def _block(self, running: Running, start: int, stop: int, carried: object) -> torch.Tensor:
         """One block of the output in the output dtype, rounded once."""
         if running.kernel is None:
             block = running.job.inputs[0].view.read(start, stop, self._scratch, "raw")
         else:
-            block = running.kernel.compute(start, stop, self._scratch)
+            block = running.kernel.compute(start, stop, self._scratch, carried)
         if block.dtype == running.dtype and block.device.type == "cpu":
             return block
         out = self._scratch.tensor("out", stop - start, running.dtype)
@@ -324,13 +327,11 @@ class Worker:
             running.left -= 1
             if running.left:
                 return None
-        if task.measure and running.kernel:
-            parts = [running.measured[i] for i in range(len(running.spans))]
-            running.kernel.settle(parts, running.notes.append)
-            running.measured.clear()
-            self._queue.second_pass(running)
-            return None
-        return Finished(running.number, running.nonfinite, tuple(running.notes))
+        if task.writes or running.kernel is None:
+            return Finished(running.number, running.nonfinite, tuple(running.notes))
+        running.kernel.settle(task.phase, running.notes.append)
+        self._queue.next_pass(running, task.phase + 1)
+        return None
 
 
 def _no_progress(read: int, written: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 
+from mergeloom.methods import Elementwise
 from mergeloom.planning.plan import Job, Plan
 
 BLOCK = 1 << 16
@@ -27,22 +28,20 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def vector_row(job: Job) -> int:
+def block_row(job: Job) -> int:
     """Elements that a block of a job must not cut through: 1, or a row of its vectors."""
     formula = job.formula()
+    if isinstance(formula, Elementwise):
+        one_row = job.shape[1:] if len(job.shape) > 1 else job.shape
+        return max(1, math.prod(one_row)) if formula.whole_rows else 1
     if formula is None or formula.vectors == "tensor" or len(job.shape) < 2:
         return 1
     return max(1, job.shape[-1] if formula.vectors == "last" else math.prod(job.shape[1:]))
 
 
-def block_elements(job: Job) -> int:
-    """Most elements of one block of a job; methods that work on rows take whole rows."""
-    return max(BLOCK, vector_row(job))
-
-
 def worker_bytes(job: Job) -> int:
-    """Most buffer bytes one worker needs for a job: raw inputs, float64 copies, sums, output."""
-    return block_elements(job) * (len(job.inputs) * (8 + 8) + 4 * 8)
+    """Most buffer bytes one worker needs for a job: raw and widened inputs, sums, output."""
+    return max(BLOCK, block_row(job)) * (len(job.inputs) * (8 + 8 + 8) + 8 * 8)
 
 
 def peak_bytes(plan: Plan, threads: int) -> int:

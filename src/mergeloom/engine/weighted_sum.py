@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from mergeloom.engine.inputs import Inputs
 from mergeloom.engine.scratch import Scratch
-from mergeloom.engine.sizes import vector_row
+from mergeloom.engine.sizes import block_row
 from mergeloom.methods import Note, WeightedSum
 from mergeloom.planning import Job
 
-Partial = np.ndarray
+Numbers = np.ndarray[Any, Any]
 
 RUN = 2048
 """Elements whose products are summed in the vectors' own precision before float64 takes over."""
@@ -22,42 +24,74 @@ RUN = 2048
 class SumKernel:
     """One job whose output is a weighted sum of its inputs.
 
-    ``measure`` takes the Gram matrix of a range of whole blocks in float64; ``settle`` turns the
-    measured parts, in order, into coefficients; ``compute`` writes one block of the output.
-    Ranges start at block boundaries and blocks hold whole rows.
+    The one measuring pass takes the Gram matrix in float64; it becomes the coefficients.
     """
 
     def __init__(self, job: Job, formula: WeightedSum, device: torch.device) -> None:
         self.job = job
         self.formula = formula
-        self.device = device
-        self.dtype = work_dtype(job)
-        # A 16-bit output cannot show the difference (a relative 1e-7 in a coefficient) between
-        # float32 sums over short runs and float64 throughout; a 32-bit one can.
-        self.exact = job.dtype in ("F32", "F64")
+        self.inputs = Inputs(job, device)
         self.row = job.shape[-1] if job.shape else 1
         self.columns = math.prod(job.shape[1:])
         self.vectors = formula.vectors if len(job.shape) > 1 else "tensor"
-        self.coefficients: Partial | None = None
+        self.block_row = block_row(job)
+        # A 16-bit output cannot show the difference (a relative 1e-7 in a coefficient) between
+        # float32 sums over short runs and float64 throughout; a 32-bit one can. Apple's GPU has
+        # no float64.
+        self.exact = job.dtype in ("F32", "F64") and device.type != "mps"
+        self.coefficients: Numbers | None = None
         if isinstance(formula.coefficients, tuple):
             self.coefficients = np.asarray(formula.coefficients, dtype=np.float64)
+        self.phases = 1 if self.coefficients is None else 0
+        self.parts: dict[int, Numbers] = {}
 
-    @property
-    def must_measure(self) -> bool:
-        """Whether the coefficients depend on the weights."""
-        return self.coefficients is None
-
-    @property
-    def block_row(self) -> int:
-        """Elements that a block must not cut through."""
-        return vector_row(self.job)
-
-    def measure(self, start: int, stop: int, step: int, scratch: Scratch) -> Partial:
+    def measure(
+        self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
+    ) -> Numbers:
         """The Gram matrix of elements [start, stop), in blocks of ``step`` elements."""
+        del phase, span
         parts = [self._gram(a, min(a + step, stop), scratch) for a in range(start, stop, step)]
         return self._combine(parts)
 
-    def _combine(self, parts: Sequence[Partial]) -> Partial:
+    def absorb(self, phase: int, span: int, part: Numbers) -> None:
+        """Keep a range's Gram matrix until all are there, to add them in order."""
+        del phase
+        self.parts[span] = part
+
+    def settle(self, phase: int, note: Note) -> None:
+        """Coefficients from the Gram matrix of the whole tensor."""
+        del phase
+        formula = self.formula.coefficients
+        if not isinstance(formula, tuple):
+            ordered = [self.parts[span] for span in sorted(self.parts)]
+            self.coefficients = formula(self._combine(ordered), note)
+        self.parts.clear()
+
+    def begin(self, span: int) -> None:
+        """Nothing is carried from block to block."""
+
+    def compute(self, start: int, stop: int, scratch: Scratch, carried: Any) -> torch.Tensor:
+        """Output elements [start, stop) in the work dtype, 1-D; overwritten by the next call."""
+        del carried
+        inputs, deltas = self.inputs, self.formula.deltas
+        base = inputs.base(start, stop, scratch) if deltas else None
+        total = inputs.buffer("total", stop - start, scratch)
+        term = inputs.buffer("term", stop - start, scratch)
+        first = True
+        for i, factor in enumerate(self._factors(start, stop)):
+            if isinstance(factor, float) and factor == 0.0:
+                continue  # a model without weight is not even read
+            target = total if first else term
+            target.copy_(inputs.read(i + deltas, start, stop, scratch))
+            if base is not None:
+                target.sub_(base)
+            self._accumulate(total, target, factor, first)
+            first = False
+        if first:
+            return total.zero_() if base is None else base
+        return total if base is None else total.add_(base)
+
+    def _combine(self, parts: Sequence[Numbers]) -> Numbers:
         """Parts in order: rows follow each other, everything else adds up."""
         if self.vectors == "last":
             return np.concatenate(parts)
@@ -66,8 +100,12 @@ class SumKernel:
             total += part
         return total
 
-    def _gram(self, start: int, stop: int, scratch: Scratch) -> Partial:
-        x = self._vectors(start, stop, scratch)  # (summands, elements)
+    def _gram(self, start: int, stop: int, scratch: Scratch) -> Numbers:
+        base = self.inputs.base(start, stop, scratch) if self.formula.deltas else None
+        x = self.inputs.stacked(start, stop, scratch, base)  # (summands, elements)
+        if self.exact and x.dtype != torch.float64:
+            wide = self.inputs.buffer("wide", x.numel(), scratch, torch.float64)
+            x = wide.view(x.shape).copy_(x)
         if self.vectors == "last":
             rows = x.view(len(x), -1, self.row).transpose(0, 1)  # (rows, summands, row)
             gram = torch.bmm(rows, rows.transpose(1, 2))
@@ -76,58 +114,8 @@ class SumKernel:
             gram = torch.einsum("krc,lrc->ckl", columns, columns)
         else:
             gram = _products(x)
-        return gram.cpu().numpy().astype(np.float64)
-
-    def _vectors(self, start: int, stop: int, scratch: Scratch) -> torch.Tensor:
-        """The inputs, or their deltas, one a row.
-
-        A delta is taken element by element: delta products must not come out of products of
-        weights, which are larger by orders of magnitude.
-        """
-        deltas, size = self.formula.deltas, stop - start
-        base = self._buffer("base", size, scratch) if deltas else None
-        if base is not None:
-            base.copy_(self._read(0, start, stop, scratch))
-        count = len(self.job.inputs) - deltas
-        x = self._buffer("vectors", count * size, scratch).view(count, size)
-        for i in range(count):
-            x[i].copy_(self._read(i + deltas, start, stop, scratch))
-            if base is not None:
-                x[i].sub_(base)
-        if self.device.type == "mps" or not self.exact:
-            return x
-        wide = self._buffer("wide", count * size, scratch, torch.float64)
-        return wide.view(count, size).copy_(x)
-
-    def settle(self, parts: Sequence[Partial], note: Note) -> None:
-        """Coefficients from the measured parts of the whole tensor, given in order."""
-        formula = self.formula.coefficients
-        if not isinstance(formula, tuple):
-            self.coefficients = formula(self._combine(parts), note)
-
-    def compute(self, start: int, stop: int, scratch: Scratch) -> torch.Tensor:
-        """Output elements [start, stop) in the work dtype, 1-D; overwritten by the next call."""
-        factors = self._factors(start, stop)
-        deltas = self.formula.deltas
-        size = stop - start
-        total = self._buffer("total", size, scratch)
-        term = self._buffer("term", size, scratch)
-        base = self._buffer("base", size, scratch) if deltas else None
-        if base is not None:
-            base.copy_(self._read(0, start, stop, scratch))
-        first = True
-        for i, factor in enumerate(factors):
-            if isinstance(factor, float) and factor == 0.0:
-                continue
-            target = total if first else term
-            target.copy_(self._read(i + deltas, start, stop, scratch))
-            if base is not None:
-                target.sub_(base)
-            self._accumulate(total, target, factor, first)
-            first = False
-        if first:
-            return total.zero_() if base is None else base
-        return total if base is None else total.add_(base)
+        numbers: Numbers = gram.cpu().numpy().astype(np.float64)
+        return numbers
 
     def _accumulate(
         self, total: torch.Tensor, term: torch.Tensor, factor: float | torch.Tensor, first: bool
@@ -143,16 +131,6 @@ class SumKernel:
         if not first:
             total.add_(term)
 
-    def _read(self, i: int, start: int, stop: int, scratch: Scratch) -> torch.Tensor:
-        return self.job.inputs[i].view.read(start, stop, scratch, "raw").to(self.device)
-
-    def _buffer(
-        self, key: str, size: int, scratch: Scratch, dtype: torch.dtype | None = None
-    ) -> torch.Tensor:
-        if self.device.type != "cpu":
-            return torch.empty(size, dtype=dtype or self.dtype, device=self.device)
-        return scratch.tensor(key, size, dtype or self.dtype)
-
     def _factors(self, start: int, stop: int) -> list[float | torch.Tensor]:
         """For each summand a number, or a column or row of numbers for this block."""
         coefficients = self.coefficients
@@ -165,21 +143,18 @@ class SumKernel:
             return [self._column(block[:, i])[:, None] for i in range(block.shape[1])]
         return [self._column(coefficients[:, i])[None, :] for i in range(coefficients.shape[1])]
 
-    def _column(self, values: Partial) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, self.dtype)
-
-
-def work_dtype(job: Job) -> torch.dtype:
-    """float32, or float64 when an input or the output is float64."""
-    wide = job.dtype == "F64" or any(i.view.dtype == "F64" for i in job.inputs)
-    return torch.float64 if wide else torch.float32
+    def _column(self, values: Numbers) -> torch.Tensor:
+        column = torch.from_numpy(np.ascontiguousarray(values))
+        return column.to(self.inputs.device, self.inputs.dtype)
 
 
 def _products(x: torch.Tensor) -> torch.Tensor:
     """``x xᵀ`` of (k, n), summed in float64 over runs of ``RUN`` elements: (k, k)."""
     count, size = x.shape
     whole = size - size % RUN
-    runs = x[:, :whole].view(count, -1, RUN).transpose(0, 1)  # (runs, k, RUN)
     rest = x[:, whole:]
     total = (rest @ rest.T).double()
-    return total + torch.bmm(runs, runs.transpose(1, 2)).double().sum(0)
+    if whole:
+        runs = x[:, :whole].view(count, -1, RUN).transpose(0, 1)  # (runs, k, RUN)
+        total += torch.bmm(runs, runs.transpose(1, 2)).double().sum(0)
+    return total

@@ -1,25 +1,35 @@
 """Merge methods: formulas and their declarations. A new method is one function in one file."""
 
-from mergeloom.methods import spherical, sums  # noqa: F401 (registering is what they are for)
+from mergeloom.methods import geometric, spherical, sums  # noqa: F401 (they register methods)
 from mergeloom.methods.declaration import (
     Arguments,
+    Block,
+    Elementwise,
     Formula,
+    Largest,
     Method,
     MethodError,
     Note,
     Parameter,
+    Totals,
     WeightedSum,
+    passes,
 )
 from mergeloom.methods.registry import METHODS, method
 
 __all__ = [
     "METHODS",
     "Arguments",
+    "Block",
+    "Elementwise",
     "Formula",
+    "Largest",
     "Method",
     "MethodError",
     "Note",
     "Parameter",
+    "Totals",
     "WeightedSum",
     "method",
+    "passes",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mergeloom.types import Scalar
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     Array = np.ndarray[Any, Any]
 
@@ -99,8 +100,91 @@ class WeightedSum:
     vectors: Literal["tensor", "last", "first"] = "tensor"
 
 
-Formula = WeightedSum
+class Block(Protocol):
+    """What an elementwise method sees: the same stretch of elements of every input.
+
+    Tensors are flat, in float32 (float64 for float64 inputs), and may be changed in place only
+    where a method made them itself.
+    """
+
+    base: torch.Tensor
+    """The base's elements, shape (elements,)."""
+
+    deltas: torch.Tensor
+    """Every other input minus the base, in the recipe's order, shape (models, elements)."""
+
+    def known(self, measure: int) -> torch.Tensor:
+        """What the formula's measure of that number found: float64 totals, on the CPU."""
+        ...
+
+    def largest(self, measure: int, score: int, choice: int, scores: torch.Tensor) -> torch.Tensor:
+        """Which elements of this block are among the chosen largest of the tensor: bool.
+
+        ``scores`` are this block's values of row ``score`` of that :class:`Largest`, ``choice``
+        the place in that row's counts. Of equal scores the lower flat index is larger.
+        """
+        ...
+
+    def threshold(self, measure: int, score: int, choice: int) -> float:
+        """The smallest score among the chosen largest; infinity when none are chosen."""
+        ...
+
+    def chance(self, model: int, probability: float | torch.Tensor) -> torch.Tensor:
+        """Random bools, true with ``probability``: the same for a seed, output tensor and model
+        whatever the threads, the memory or the order of models."""
+        ...
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A pass that adds up numbers over a tensor.
+
+    ``of`` maps a block to a tensor of any fixed shape; the totals are its sum over all blocks, in
+    order, in float64.
+    """
+
+    of: Callable[[Block], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Largest:
+    """Two passes that find exactly the k-th largest of non-negative scores, without sorting.
+
+    ``scores`` maps a block to shape (scores, elements). ``counts`` maps the number of non-zero
+    scores of each row to how many of the largest to choose, several choices for each row.
+    """
+
+    scores: Callable[[Block], torch.Tensor]
+    counts: Callable[[Sequence[int]], Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """A method that works element by element once some facts about the whole tensor are known.
+
+    Args:
+        apply: a block to its output elements.
+        measures: what must be known first, each by its own passes over the inputs, in order.
+        whole_rows: whether blocks must hold all of an index of the first axis (the whole tensor
+            for one axis), because elements of a row depend on each other.
+    """
+
+    apply: Callable[[Block], torch.Tensor]
+    measures: tuple[Totals | Largest, ...] = ()
+    whole_rows: bool = False
+
+
+Formula = WeightedSum | Elementwise
 """What a method makes of its arguments. Further contracts are further kinds of formula."""
+
+
+def passes(formula: Formula | None) -> int:
+    """How often a formula reads its inputs. None is a copy."""
+    if isinstance(formula, WeightedSum):
+        return 1 if isinstance(formula.coefficients, tuple) else 2
+    if formula is None:
+        return 1
+    return 1 + sum(2 if isinstance(m, Largest) else 1 for m in formula.measures)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def slerp(arguments: Arguments) -> WeightedSum:
     if arguments.shared["t"] is None:
         if any(given["weight"] is None for given in arguments.per_model):
             raise MethodError("there is no t, and no weight for each of the two models")
-        return nuslerp.formula(arguments)
+        return _between(arguments)
     if not arguments.has_base or len(arguments.per_model) != 1:
         raise MethodError(
             "t is for exactly two models, one of them the base_model; found "
@@ -132,10 +132,12 @@ dtype: bfloat16
 """,
 )
 def nuslerp(arguments: Arguments) -> WeightedSum:
-    """Slerp at ``t = w₂ / (w₁ + w₂)``, of the models or (with a base) of their deltas.
+    """Slerp at ``t = w₂ / (w₁ + w₂)``, of the models or (with a base) of their deltas."""
+    return _between(arguments)
 
-    Collinear vectors interpolate linearly: where the cosine is ±1 in float32.
-    """
+
+def _between(arguments: Arguments) -> WeightedSum:
+    """nuslerp. Collinear vectors, of cosine ±1 in float32, interpolate linearly."""
     if len(arguments.per_model) != 2:
         raise MethodError(
             f"exactly two models besides the base are needed, found {len(arguments.per_model)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from mergeloom._version import __version__
 from mergeloom.errors import Problem
-from mergeloom.methods import METHODS, Arguments, Formula
+from mergeloom.methods import METHODS, Arguments, Formula, passes
 from mergeloom.types import Checkpoint, Recipe, Scalar, View, nbytes, numel
 
 DEFAULT_SHARD_SIZE = 5_000_000_000
@@ -92,9 +92,8 @@ class Job:
 
     @property
     def passes(self) -> int:
-        """How often the inputs are read: twice when coefficients depend on the weights."""
-        formula = self.formula()
-        return 2 if formula and not isinstance(formula.coefficients, tuple) else 1
+        """How often the inputs are read."""
+        return passes(self.formula())
 
     def formula(self) -> Formula | None:
         """What the engine runs; None for a copy. May raise MethodError."""
