@@ -61,15 +61,16 @@ _before = 1
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Each worker computes its own block, so torch must not split blocks over cores as well.
+    """While workers run: each computes its own block, so torch must not split blocks as well.
 
-    torch keeps this number for the whole process; it is put back when the last merge ends.
+    torch keeps the number for the process and for every thread that has used it. The workers set
+    it (:func:`take_one_torch_thread`), never the caller's thread, whose own number would stay;
+    the process gets its number back when the last merge ends.
     """
     global _users, _before
     with _torch_threads:
         if _users == 0:
             _before = torch.get_num_threads()
-            torch.set_num_threads(1)
         _users += 1
     try:
         yield
@@ -78,3 +79,10 @@ def one_torch_thread() -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 torch.set_num_threads(_before)
+
+
+def take_one_torch_thread() -> None:
+    """Called by a worker before it computes."""
+    with _torch_threads:
+        torch.get_num_threads()  # a thread takes the process's number at its first use of torch
+        torch.set_num_threads(1)

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mergeloom.engine.device import one_torch_thread, resolve_device
+from mergeloom.engine.device import (
+    one_torch_thread,
+    resolve_device,
+    take_one_torch_thread,
+)
 from mergeloom.engine.finite import nonfinite
 from mergeloom.engine.journal import Finished
 from mergeloom.engine.kernel import make_kernel
@@ -204,6 +208,7 @@ def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
     def counted() -> None:
         nonlocal left
         try:
+            take_one_torch_thread()
             work()
         finally:
             with lock:

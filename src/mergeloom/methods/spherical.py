@@ -39,7 +39,8 @@ def cosines(gram: Array, smallest_norm: float, *, divide_by_floor: bool) -> Arra
     norms = np.sqrt(np.diagonal(gram, axis1=-2, axis2=-1))  # (..., 2)
     floor = smallest_norm if divide_by_floor else 1.0
     norms = np.where(norms > smallest_norm, norms, floor)
-    cosine: Array = np.clip(gram[..., 0, 1] / (norms[..., 0] * norms[..., 1]), -1.0, 1.0)
+    with np.errstate(invalid="ignore", over="ignore"):  # of an infinite input; found in the output
+        cosine: Array = np.clip(gram[..., 0, 1] / (norms[..., 0] * norms[..., 1]), -1.0, 1.0)
     return cosine
 
 

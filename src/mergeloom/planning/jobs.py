@@ -101,7 +101,7 @@ class JobMaker:
         view = self.models[reference].view(name)
         self.used.setdefault(reference, set()).add(name)
         entry = JobInput(self.models[reference].checkpoint.label, name, view)
-        dtype = self._dtype(view.dtype)
+        dtype = view.dtype if is_buffer(target.name) else self._dtype(view.dtype)
         return Job(target.name, dtype, view.shape, None, (entry,), position=target.position,
                    why=why)  # fmt: skip
 
