@@ -114,8 +114,9 @@ class ElementwiseKernel:
         elif wanted.second:
             found.refinement.settle(found.choices)
         elif isinstance(measure, Largest):
-            counts = measure.counts(found.histogram.nonzero())
-            found.choices = found.histogram.locate(counts, numel(self.job.shape))
+            size = numel(self.job.shape)
+            counts = measure.counts(found.histogram.nonzero(), size)
+            found.choices = found.histogram.locate(counts, size)
 
     def begin(self, span: int) -> Carried:
         """How many equals of every threshold this range may keep."""

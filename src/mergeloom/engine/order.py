@@ -111,8 +111,8 @@ class Histogram:
 
 
 def _locate(above: Counts, bins: Counts, count: int, total: int) -> Choice:
-    if not 0 < count < total:
-        return Choice(count, total, threshold=math.inf if count <= 0 else 0.0)
+    if not 0 < count <= total:
+        return Choice(count, total)
     place = int(np.searchsorted(above, count))  # the first that holds `count` scores
     number = BINS - 1 - place
     return Choice(count, total, number, count - int(above[place] - bins[number]))

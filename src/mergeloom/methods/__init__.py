@@ -1,6 +1,6 @@
 """Merge methods: formulas and their declarations. A new method is one function in one file."""
 
-from mergeloom.methods import geometric, spherical, sums  # noqa: F401 (they register methods)
+from mergeloom.methods import geometric, selective, sparse, spherical, sums  # noqa: F401 (register)
 from mergeloom.methods.declaration import (
     Arguments,
     Block,

@@ -110,6 +110,9 @@ class Block(Protocol):
     base: torch.Tensor
     """The base's elements, shape (elements,)."""
 
+    shape: tuple[int, ...]
+    """The shape of the whole output tensor."""
+
     deltas: torch.Tensor
     """Every other input minus the base, in the recipe's order, shape (models, elements)."""
 
@@ -150,12 +153,13 @@ class Totals:
 class Largest:
     """Two passes that find exactly the k-th largest of non-negative scores, without sorting.
 
-    ``scores`` maps a block to shape (scores, elements). ``counts`` maps the number of non-zero
-    scores of each row to how many of the largest to choose, several choices for each row.
+    ``scores`` maps a block to shape (scores, elements). ``counts`` maps (the number of non-zero
+    scores of each row, the number of elements) to how many of the largest to choose, several
+    choices for each row.
     """
 
     scores: Callable[[Block], torch.Tensor]
-    counts: Callable[[Sequence[int]], Sequence[Sequence[int]]]
+    counts: Callable[[Sequence[int], int], Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True)
