@@ -1,15 +1,15 @@
 """A Llama forward pass in plain torch, so that the demo needs no transformers.
 
-The weights are a mapping with the names a Hugging Face checkpoint uses; the functions here take that
-mapping as an argument, so training (leaf tensors with gradients), scoring (a file just read) and a
-merge held in memory all run the same code. tests/demo compares the logits with transformers'.
+The weights are a mapping with the names a Hugging Face checkpoint uses; the functions here take
+that mapping as an argument, so training (leaf tensors with gradients) and scoring (a file just
+read) run the same code. tests/demo compares the logits with those of transformers.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Model:
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """Read every tensor of one safetensors file, in its stored dtype.
 
-    The format is 8 bytes of little-endian header length, the header as JSON, then the tensors' bytes.
+    The format: 8 bytes of little-endian header length, the header as JSON, then the data.
     """
     raw = bytearray(path.read_bytes())  # a bytearray, because torch wants a writable buffer
     (length,) = struct.unpack_from("<Q", raw)
@@ -76,6 +76,25 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         )
         tensors[name] = data.view(entry["shape"])
     return tensors
+
+
+def write_safetensors(path: Path, tensors: Weights) -> None:
+    """Write tensors, in their own dtypes and in the mapping's order, as one safetensors file."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    blocks, end = [], 0
+    for name, tensor in tensors.items():
+        # torch has no bytes() of a bfloat16 tensor, so look at the same memory as bytes.
+        blocks.append(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        start, end = end, end + len(blocks[-1])
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8
+    path.write_bytes(b"".join((struct.pack("<Q", len(text)), text, *blocks)))
 
 
 def load(model_dir: Path) -> Model:
@@ -104,7 +123,11 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def _attention(
-    config: Config, w: Weights, prefix: str, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+    config: Config,
+    w: Weights,
+    prefix: str,
+    x: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
     batch, length, _ = x.shape
 
