@@ -1,4 +1,4 @@
-"""A merge that was killed goes on where it stopped, and the result is that of an undisturbed one."""
+"""A killed merge goes on where it stopped, and gives what an undisturbed one gives."""
 
 from __future__ import annotations
 

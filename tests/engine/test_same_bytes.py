@@ -137,6 +137,5 @@ def test_a_merge_in_memory_gives_the_bytes_of_the_merge_on_disk(folder, referenc
     configs = dict.fromkeys(inputs, CONFIG)
     merged = mergeloom.merge_state_dicts(recipe(folder, "slerp"), inputs, configs=configs)
     stored = load(reference["slerp"]["model.safetensors"])
-    assert list(merged) == list(mergeloom.plan(recipe(folder, "slerp")).jobs[i].name
-                                for i in range(len(merged)))  # fmt: skip
+    assert list(merged) == [job.name for job in mergeloom.plan(recipe(folder, "slerp")).jobs]
     assert all(torch.equal(merged[name], tensor) for name, tensor in stored.items())
