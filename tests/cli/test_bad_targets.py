@@ -262,6 +262,14 @@ def test_the_program_exits_with_2_and_one_line(models):
     assert sorted(p.name for p in models.iterdir()) == ["A", "B", "base", "r.yml"]
 
 
+def test_a_reader_that_goes_away_is_no_defect(models):
+    Path("r.yml").write_text(GOOD)
+    command = [sys.executable, "-m", "mergeloom", "plan", "r.yml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b""
+
+
 def test_the_program_exits_with_0(models):
     Path("r.yml").write_text(GOOD)
     done = program("merge", "r.yml", "out", "--quiet")

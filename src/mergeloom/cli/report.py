@@ -30,7 +30,8 @@ def _job(job: Job, show_parameters: bool) -> str:
     line = f"{job.name}  {DTYPES[job.dtype].torch_name}{list(job.shape)}  {what} of {sources}"
     if show_parameters and job.method:
         shared = value_text(job.parameters)
-        own = [f"{i.model}({value_text(i.parameters)})" for i in job.inputs if i.parameters]
+        values = [(i.model, value_text(i.parameters)) for i in job.inputs]
+        own = [f"{model}({text})" for model, text in values if text]
         line += f"\n    at {job.position:.3f}: {' '.join(filter(None, [shared, *own]))}"
     return line
 
