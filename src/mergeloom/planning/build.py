@@ -121,6 +121,7 @@ def _plan(
         _check_kinds(rebuilt, models, problems)
     problems.raise_errors(_kind(maker))
     checks.warn_settings(models, problems)
+    checks.warn_unread(jobs, problems)
     unused = unused_tensors(models, maker.used, _merged_whole(every_part))
     checks.warn_left_out(maker, unused)
     return Plan(

@@ -10,7 +10,7 @@ from mergeloom.methods import Method
 from mergeloom.planning.jobs import JobMaker
 from mergeloom.planning.models import Model, Models, place_of
 from mergeloom.planning.parameters import Resolver
-from mergeloom.planning.plan import Options
+from mergeloom.planning.plan import Job, Options
 from mergeloom.planning.targets import Part, Target
 from mergeloom.types import ModelReference, Recipe
 from mergeloom.vocabulary import read_vocabulary
@@ -142,6 +142,15 @@ def warn_settings(models: Models, problems: Problems) -> None:
                     f"was trained with {key} {theirs[key]}, the output gets "
                     f"{donor.label}'s {ours[key]}",
                 )
+
+
+def warn_unread(jobs: Sequence[Job], problems: Problems) -> None:
+    """Slerp reads t or weight; when both are given, t wins."""
+    for job in jobs:
+        weighed = any(i.parameters.get("weight") is not None for i in job.inputs)
+        if job.method == "slerp" and weighed and job.parameters.get("t") is not None:
+            problems.warn("parameters.t", "slerp goes by t, so weight has no effect")
+            return
 
 
 def report_lacking(maker: JobMaker) -> None:

@@ -95,7 +95,9 @@ class JobMaker:
         for i in order:
             if (name := found[i]) is not None:
                 return self._copy(target, part.inputs[i].model, name, why)
-        return None
+        # Slices of other models than the donor, which alone has this tensor.
+        name = self.models.find(donor, target.name)
+        return self._copy(target, donor, name, why) if name is not None else None
 
     def _copy(self, target: Target, reference: ModelReference, name: str, why: str) -> Job:
         view = self.models[reference].view(name)
@@ -141,7 +143,10 @@ class JobMaker:
         self, target: Target, part: Part, entry: Input, name: str, *, is_base: bool
     ) -> JobInput:
         model = self.models[entry.model]
-        parameters = self.resolver.per_model(part, entry, name, target.position, is_base=is_base)
+        # The head of a tied model is its embedding, but a recipe speaks of it as the head.
+        is_tied_head = target.place.role == "head" and name in model.layout.embeddings
+        spoken = target.name if is_tied_head else name
+        parameters = self.resolver.per_model(part, entry, spoken, target.position, is_base=is_base)
         return JobInput(model.checkpoint.label, name, model.view(name), parameters)
 
     def _fit(
