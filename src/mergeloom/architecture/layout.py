@@ -25,7 +25,8 @@ HEAD = re.compile(
 )
 NOT_HEAD = re.compile(r"embed_tokens|wte|shared|word_emb")
 NOT_EMBEDDING = re.compile(
-    r"vision|visual|vit|image|audio|speech|pos_embed|position|token_type|patch|class_embed", re.I
+    r"vision|visual|vit|image|audio|speech|pos_embed|position|wpe|token_type|patch|class_embed",
+    re.I,
 )
 EMBEDDING_SEGMENTS = frozenset(
     """embed_tokens wte tok_embeddings word_embeddings token_embedding embed_in shared embeddings
@@ -37,8 +38,8 @@ PRE = re.compile(
 )
 POST = re.compile(
     r"(^|\.)(norm|ln_f|norm_f|ln_out|output_norm|final_\w*norm\w*|final_logits_bias|project_out"
-    r"|proj_out|hc_head|pooler|classifier|score|predictions|qa_outputs|generator_\w+|cls)(\.|$)"
-    r"|encoder\.ln|^(\w+\.)?LayerNorm"
+    r"|proj_out|hc_head|post_layernorm|pooler|classifier|score|predictions|qa_outputs|generator_\w+|cls)(\.|$)"
+    r"|encoder\.ln|(en|de)coder\.layer_norm\.|^(\w+\.)?LayerNorm"
 )
 POST_FIRST = re.compile(r"embedding_norm")
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|attention\.(masked_)?bias$")
