@@ -169,6 +169,13 @@ RECIPES = {
         "did you mean self_attn?",
         "parameters.t[1] (line 9): filter 'zzz' matched 0 of 31 tensors",
     ],
+    # patterns
+    GOOD + "include: ['*mlp*', self_atn, mlp]\nexclude:\n  - 're:norm$'\n": [
+        "include[1] (line 5): 'self_atn' matched 0 of 31 tensors; did you mean '*self_attn*'?",
+        "include[2] (line 5): 'mlp' matched 0 of 31 tensors; did you mean '*mlp*'?",
+        "exclude[0] (line 7): 're:norm$' matched 0 of 31 tensors",
+    ],
+    GOOD + "exclude: '*'\n": ["exclude (line 5): leaves no tensor to merge"],
     # how many models
     method("slerp", "./A", "./B", more="base_model: ./base\nparameters: {t: 0.5}"): [
         "models (line 2): slerp with t walks between two models, from the base to the other, and "
@@ -313,6 +320,14 @@ def test_the_published_wrong_recipe_loads_when_lenient(models):
             "(write parameters: {select_topk: ...}); it is ignored",
             "warning: dype (line 7): unknown key, did you mean dtype?; it is ignored",
         ],
+    )
+
+
+def test_a_pattern_without_tensors_is_a_warning_when_lenient(models):
+    done = merge(GOOD + "exclude: zzz\n", "--lenient")
+    assert (done.code, done.lines[:-1]) == (
+        0,
+        ["warning: exclude[0] (line 5): 'zzz' matched 0 of 31 tensors"],
     )
 
 

@@ -116,6 +116,7 @@ def _plan(
     checks.report_lacking(maker)
     checks.report_shapes(maker)
     checks.report_filters(recipe, resolver, options, problems)
+    checks.report_patterns(recipe, jobs, [t.name for t in targets], options, problems)
     checks.check_vocabularies(recipe, models, problems)
     for rebuilt in restacked:
         _check_kinds(rebuilt, models, problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from mergeloom.architecture import Layout
 from mergeloom.errors import Problems, nearest
@@ -12,6 +13,7 @@ from mergeloom.planning.models import Model, Models, place_of
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Job, Options
 from mergeloom.planning.targets import Part, Target
+from mergeloom.recipe import selects
 from mergeloom.types import ModelReference, Recipe
 from mergeloom.vocabulary import read_vocabulary
 
@@ -290,6 +292,32 @@ def report_filters(
         near = nearest(use.filter, words)
         message = f"filter {use.filter!r} matched 0 of {use.asked} tensors"
         report(use.where, f"{message}; {near}" if near else message, "", recipe.line(use.where))
+
+
+def report_patterns(
+    recipe: Recipe,
+    jobs: Sequence[Job],
+    names: Sequence[str],
+    options: Options,
+    problems: Problems,
+) -> None:
+    """An entry of include or exclude that names no tensor is a misspelt one."""
+    report = problems.warn if options.lenient else problems.error
+    words = sorted({word for name in names for word in name.split(".") if not word.isdigit()})
+    for key, patterns in (("include", recipe.include), ("exclude", recipe.exclude)):
+        for number, pattern in enumerate(patterns):
+            if any(selects((pattern,), name) for name in names):
+                continue
+            part_of_a_name = any(pattern in name for name in names)
+            near = [pattern] if part_of_a_name else get_close_matches(pattern, words, n=1)
+            is_plain = not pattern.startswith("re:")
+            guess = f"; did you mean '*{near[0]}*'?" if near and is_plain else ""
+            where = f"{key}[{number}]"
+            message = f"{pattern!r} matched 0 of {len(names)} tensors{guess}"
+            report(where, message, "", recipe.line(where))
+        if patterns and jobs and not any(job.method for job in jobs):
+            report(key, "leaves no tensor to merge", "", recipe.line(key))
+            break
 
 
 def warn_left_out(maker: JobMaker, unused: Mapping[str, Sequence[str]]) -> None:

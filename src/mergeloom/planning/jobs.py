@@ -102,6 +102,10 @@ class JobMaker:
     def _copy(self, target: Target, reference: ModelReference, name: str, why: str) -> Job:
         view = self.models[reference].view(name)
         self.used.setdefault(reference, set()).add(name)
+        for other in self.models.by_reference:
+            # Theirs was left out on purpose (exclude, modules, a buffer), not overlooked.
+            if (theirs := self.models.find(other, target.name)) is not None:
+                self.used.setdefault(other, set()).add(theirs)
         entry = JobInput(self.models[reference].checkpoint.label, name, view)
         dtype = view.dtype if is_buffer(target.name) else self._dtype(view.dtype)
         return Job(target.name, dtype, view.shape, None, (entry,), position=target.position,
