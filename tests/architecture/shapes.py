@@ -94,8 +94,8 @@ MODELS: dict[str, tuple[Shapes, dict[str, Any]]] = {
         {"num_hidden_layers": 2, "vocab_size": V},
     ),
     "t5": (
-        {"shared.weight": (V, H), **t5_layers("encoder", 2), **t5_layers("decoder", 3), **HEAD},
-        {"num_layers": 2, "num_decoder_layers": 3, "vocab_size": V, "is_encoder_decoder": True},
+        {"shared.weight": (V, H), **t5_layers("encoder", 3), **t5_layers("decoder", 4), **HEAD},
+        {"num_layers": 3, "num_decoder_layers": 4, "vocab_size": V, "is_encoder_decoder": True},
     ),
     "whisper": (
         {"model.encoder.conv1.weight": (H, 5, 3), "model.encoder.embed_positions.weight": (20, H),

@@ -21,7 +21,7 @@ FACTS = {
              ["bert.embeddings.word_embeddings.weight"], ["cls.predictions.decoder.weight"]),
     "bert_bare": (("encoder.layer", 2, "num_hidden_layers"), {},
                   ["embeddings.word_embeddings.weight"], []),
-    "t5": (("decoder.block", 3, "num_decoder_layers"), {"encoder.block": (2, "num_layers")},
+    "t5": (("decoder.block", 4, "num_decoder_layers"), {"encoder.block": (3, "num_layers")},
            ["shared.weight"], ["lm_head.weight"]),
     "whisper": (("model.decoder.layers", 3, "decoder_layers"),
                 {"model.encoder.layers": (2, "encoder_layers")},

@@ -18,7 +18,7 @@ Scope = Mapping[str, Any]
 Selection = Sequence[tuple[Scope, int]]
 """For every output layer: the scope of the source's config.json and the source layer's index."""
 
-INDEX_LIST = re.compile(r"(idx|idxs|indices|index|ids|layers|locations)$")
+INDEX_LIST = re.compile(r"(idx|idxs|indices|index|indexes|ids|layers|locations)$")
 SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
 
 
@@ -48,8 +48,8 @@ def select_layers(
     others = {s.count_key for s in keep}
     for key, derive in _derived_lists(scope).items():
         per_layer = [derive(source, index) for source, index in selection]
-        # A uniform pattern needs no list: the class derives the same one for any length.
-        if key not in scope and len({derive(scope, i) for i in range(old)} | set(per_layer)) > 1:
+        # No list is needed where the class derives the right one from the new positions.
+        if key not in scope and per_layer != [derive(scope, j) for j in range(len(selection))]:
             scope[key] = [derive(scope, i) for i in range(old)]
     for key, value in list(scope.items()):
         if (*stack.count_key[:-1], key) in others:
@@ -58,6 +58,32 @@ def select_layers(
         if rewritten is not None:
             scope[key] = rewritten
     return result
+
+
+def layer_labels(scope: Scope, length: int) -> list[tuple[tuple[str, str], ...]]:
+    """For every layer what its config's per-layer lists, written or derived, say about it."""
+    derived = {
+        key: [derive(scope, i) for i in range(length)]
+        for key, derive in _derived_lists(scope).items()
+    }
+    columns = [(key, _column(key, value, length)) for key, value in {**derived, **scope}.items()]
+    return [
+        tuple((key, str(column[i])) for key, column in columns if column is not None)
+        for i in range(length)
+    ]
+
+
+def _column(key: str, value: Any, length: int) -> Sequence[Any] | None:
+    """One entry for each layer, or None for a value that is not about single layers."""
+    if isinstance(value, list) and _is_index_list(key, value, length):
+        return [i in value for i in range(length)]
+    if isinstance(value, list) and len(value) == length:
+        return value
+    if isinstance(value, list) and key in LAYER_LIST_KEYS and 0 < len(value) < length:
+        return [value[i % len(value)] for i in range(length)]
+    if isinstance(value, str) and len(value) == length and "pattern" in key:
+        return value
+    return None
 
 
 def _rewrite(key: str, value: Any, old: int, selection: Selection, *, count: str) -> Any:

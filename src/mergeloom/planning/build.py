@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mergeloom.architecture.layer_config import count_scope
+from mergeloom.architecture.layer_config import count_scope, layer_labels
 from mergeloom.architecture.layer_kinds import Kind, first_misfit
-from mergeloom.architecture.stacks import LAYER_LIST_KEYS
 from mergeloom.errors import (
     CheckpointError,
     MergeloomError,
@@ -115,11 +114,14 @@ def _plan(
     resolver.report_missing()
     checks.report_lacking(maker)
     checks.report_shapes(maker)
+    checks.report_unrelated(maker, _merged_whole(every_part))
+    checks.report_sliced_shapes(maker, jobs, targets)
     checks.report_filters(recipe, resolver, options, problems)
     checks.report_patterns(recipe, jobs, [t.name for t in targets], options, problems)
     checks.check_vocabularies(recipe, models, problems)
-    for rebuilt in restacked:
-        _check_kinds(rebuilt, models, problems)
+    if not problems.errors:
+        for rebuilt in restacked:
+            _check_kinds(rebuilt, models, problems)
     problems.raise_errors(_kind(maker))
     checks.warn_settings(models, problems)
     checks.warn_unread(jobs, problems)
@@ -180,7 +182,7 @@ def _check_kinds(rebuilt: Restacked, models: Models, problems: Problems) -> None
     source = [_layer_kind(models, models.donor_reference, rebuilt, i)
               for i in range(rebuilt.stack.length)]  # fmt: skip
     selected = [_layer_kind(models, reference, rebuilt, i) for reference, i in rebuilt.selection]
-    if _has_layer_list(models, rebuilt):
+    if _lists_tell_kinds(models, rebuilt, source, selected):
         return
     bad = first_misfit(source, selected)
     if bad is not None:
@@ -193,11 +195,31 @@ def _check_kinds(rebuilt: Restacked, models: Models, problems: Problems) -> None
         )
 
 
-def _has_layer_list(models: Models, rebuilt: Restacked) -> bool:
-    """Whether config.json lists the kind of every layer, so that any order can be written."""
+def _lists_tell_kinds(
+    models: Models, rebuilt: Restacked, source: Sequence[Kind], selected: Sequence[Kind]
+) -> bool:
+    """Whether the per-layer lists of config.json say what each layer is made of.
 
-    scope = count_scope(models.donor.checkpoint.config or {}, rebuilt.stack)
-    return any(key in scope for key in (*LAYER_LIST_KEYS, "mlp_layer_types", "moe_layers"))
+    Any order can then be written. Lists that speak of something else (attention windows in a
+    model whose first layers are dense) do not count: layers they call equal differ.
+    """
+    used = dict.fromkeys([models.donor_reference, *(r for r, _ in rebuilt.selection)])
+    labels = {reference: _labels(models, reference, rebuilt) for reference in used}
+    kinds: dict[object, set[Kind]] = {}
+    ours = labels[models.donor_reference]
+    for label, kind in zip(ours, source, strict=True):
+        kinds.setdefault(label, set()).add(kind)
+    picked = [labels[reference][i] for reference, i in rebuilt.selection]
+    return all(len(found) == 1 for found in kinds.values()) and all(
+        kinds.get(label) == {kind} for label, kind in zip(picked, selected, strict=True)
+    )
+
+
+def _labels(models: Models, reference: ModelReference, rebuilt: Restacked) -> list[object]:
+    """For every layer of a model what its config's lists say about it."""
+    model = models[reference]
+    stack = model.stack_like(models.donor.layout, rebuilt.stack) or rebuilt.stack
+    return [*layer_labels(count_scope(model.checkpoint.config or {}, stack), stack.length)]
 
 
 def _layer_kind(models: Models, reference: ModelReference, rebuilt: Restacked, index: int) -> Kind:
