@@ -9,16 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from .models import config, linear, model, sharded, tokenizer, weights, write_json
-from .program import merge, mistakes, refused, run
+from .models import linear, model, sharded, write_json
+from .program import refused
 
 LOCAL = "does not exist (looks like a local path)"
 PLUS = "'+' separates a LoRA; write {model: {path: ...}} for a path with a '+' in it"
 AT = "'@' separates a revision; write {model: {path: ...}} for a path with an '@' in it"
 HUB = "does not exist, and is no id of the hub either (organisation/name)"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 99\n"
-TOKENS = [f"t{i}" for i in range(16)]
-NO_COMMON = "Building a common vocabulary is not in this version yet."
 
 
 def second(message: str) -> list[str]:
@@ -244,95 +242,6 @@ def test_a_lora_reference_is_refused_by_name(models):
     ]
 
 
-# --- models that do not fit each other -----------------------------------------------------------
-
-
-def fp8(folder: Path) -> None:
-    model(folder)
-    small = {
-        name: tensor.to(torch.float8_e4m3fn) if tensor.ndim == 2 else tensor
-        for name, tensor in weights().items()
-    }
-    save_file(small, folder / "model.safetensors")
-
-
-def packed(folder: Path) -> None:
-    model(folder)
-    extra = {"model.layers.0.mlp.up_proj.weight.absmax": torch.ones(2)}
-    save_file(weights() | extra, folder / "model.safetensors")
-
-
-def bitsandbytes(folder: Path) -> None:
-    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    model(folder, changes={"quantization_config": settings})
-
-
-CODES = (
-    "and quantized weights cannot be averaged. Use the original weights, or dequantize it first."
-)
-CUT = "--unsafe-truncate-embeddings cuts all to the smallest."
-MISFITS = {
-    "quantized by its config": (
-        bitsandbytes,
-        f"./X is quantized (bitsandbytes), {CODES}",
-    ),
-    "FP8": (fp8, f"./X is quantized (F8_E4M3), {CODES}"),
-    "packed": (packed, f"./X is quantized (model.layers.0.mlp.up_proj.weight.absmax), {CODES}"),
-    "hidden size": (
-        lambda x: model(x, hidden=16),
-        "31 tensors of ./X have other shapes than ./A's (model.embed_tokens.weight: [12, 16] vs "
-        "[12, 8]); hidden_size 16 vs 8. Models of different sizes cannot be merged.",
-    ),
-    "layers": (
-        lambda x: model(x, layers=6),
-        "./A has 4 layers, ./X has 6. Use slices with layer_range to say which layers meet.",
-    ),
-    "vocabulary without tokenizer": (
-        lambda x: model(x, rows=14),
-        "./A has 12 vocabulary rows, ./X 14 (model.embed_tokens.weight). " + f"{NO_COMMON} {CUT}",
-    ),
-    "vocabulary": (
-        lambda x: model(x, rows=14, tokens=TOKENS[2:16]),
-        "./A has 12 vocabulary rows, ./X 14 (model.embed_tokens.weight); 10 tokens of 12 and 14 "
-        f"are shared. {NO_COMMON} {CUT}",
-    ),
-    "other tokens": (
-        lambda x: model(x, tokens=["x", "y", *TOKENS[2:12]]),
-        "2 token ids of ./X mean other tokens than in ./A; 10 of 12 and 12 tokens are shared. "
-        + NO_COMMON,
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MISFITS)
-def test_a_model_that_does_not_fit(case, models):
-    make, message = MISFITS[case]
-    make(models / "X")
-    if "shared" in message:
-        write_json(models / "A" / "tokenizer.json", tokenizer(TOKENS[:12]))
-    said = refused(linear("./A", "./X"))
-    assert said[:1] == second(message)
-    assert len(said) == (2 if case == "vocabulary" else 1)  # and its ids mean other tokens
-
-
-def test_unsafe_truncation_does_what_the_message_says(models):
-    model(models / "X", rows=14)
-    done = merge(linear("./A", "./X"), "--unsafe-truncate-embeddings")
-    assert (done.code, done.lines[:-1]) == (0, [])
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"model": {"vocab": {"a": "x"}}}'])
-def test_a_tokenizer_that_is_none(content, models):
-    write_json(models / "A" / "tokenizer.json", tokenizer(TOKENS[:12]))
-    (models / "B" / "tokenizer.json").write_text(content)
-    wrong = "has no vocabulary of tokens and ids where a tokenizer.json has one. "
-    wrong += "Download it again, or remove it to merge without a tokenizer."
-    if content == "{":
-        wrong = "is not valid JSON: Expecting property name enclosed in double quotes: "
-        wrong += "line 1 column 2 (char 1)"
-    assert refused(linear("./A", "./B")) == [f"B/tokenizer.json: {wrong}"]
-
-
 def test_five_wrong_models_are_told_at_once(models):
     cut(models / "short", 100)
     without(models / "part", SHARD.format(2))
@@ -343,26 +252,3 @@ def test_five_wrong_models_are_told_at_once(models):
     assert [line.split(": ")[0] for line in said] == [
         f"models[{i}] (line {i + 3})" for i in range(5)
     ]
-
-
-def test_config_json_may_be_missing_but_its_layers_are_needed_to_slice(models):
-    (models / "A" / "config.json").unlink()
-    assert merge(linear("./A", "./B")).code == 0
-    write_json(models / "A" / "config.json", config() | {"num_hidden_layers": None})
-    assert run("check", "r.yml").code == 0
-
-
-def test_a_nan_names_the_tensor_and_its_sources(models):
-    broken = {name: tensor * float("nan") for name, tensor in weights().items()}
-    save_file(broken, models / "B" / "model.safetensors")
-    done = merge(linear("./A", "./B"), "--threads", 1)
-    assert done.code == 2
-    assert not (models / "out").exists()
-    assert mistakes(done) == [
-        "model.embed_tokens.weight: 96 of 96 elements are NaN or infinite after linear in bfloat16 "
-        "from ./A:model.embed_tokens.weight, ./B:model.embed_tokens.weight. Look for a damaged "
-        "input or too large a weight, choose a wider dtype, or continue with --allow-nonfinite."
-    ]
-    again = merge(None, "--allow-nonfinite")
-    assert again.code == 0
-    assert "warning: lm_head.weight: 96 elements are NaN or infinite" in again.lines

@@ -194,6 +194,62 @@ def report_shapes(maker: JobMaker) -> None:
         )
 
 
+def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence[Target]) -> None:
+    """Slices of other models than the donor must have the sizes that its config.json states."""
+    donor = maker.models.donor
+    by_name = {target.name: target for target in targets}
+    wrong: dict[tuple[str, ModelReference], list[tuple[Target, Job, tuple[int, ...]]]] = {}
+    for job in jobs:
+        target = by_name[job.name]
+        if target.part is None or not target.part.is_slice or job.name in maker.truncated:
+            continue
+        place, shapes = target.place, donor.layout.shapes
+        names = [job.name]
+        if place.stack and place.role == "layer":  # any layer: some models alternate two sizes
+            names = [place.stack.tensor(i, place.suffix) for i in range(place.stack.length)]
+        expected = [shapes[name] for name in names if name in shapes]
+        if expected and job.shape not in expected:
+            lead = target.part.inputs[target.part.base or 0]
+            wrong.setdefault((lead.where, lead.model), []).append((target, job, expected[0]))
+    for (where, reference), found in wrong.items():
+        model, (target, job, ours) = maker.models[reference], found[0]
+        line = maker.recipe.line(where)
+        if all(t.place.role in ("embedding", "head") for t, _, _ in found):
+            maker.problems.error(
+                where, _vocabulary_message(donor, model, target), NO_ALIGNMENT, line
+            )
+            continue
+        reasons = _size_differences(donor, model)
+        maker.problems.error(
+            where,
+            f"{len(found)} tensors of {model.checkpoint.label} have other shapes than "
+            f"{donor.checkpoint.label}'s ({job.inputs[0].tensor}: {list(job.shape)} vs "
+            f"{list(ours)})" + (f"; {reasons}" if reasons else ""),
+            "Models of different sizes cannot be merged.",
+            line,
+        )
+
+
+def report_unrelated(maker: JobMaker, whole: Sequence[ModelReference]) -> None:
+    """A model of which nothing at all would be used is another kind of model."""
+    if maker.lacking:
+        return  # told already
+    donor = maker.models.donor.checkpoint.label
+    for reference in whole:
+        names = tuple(maker.models[reference].layout.shapes)
+        if names and not maker.used.get(reference):
+            label, where = (
+                maker.models[reference].checkpoint.label,
+                place_of(maker.recipe, reference),
+            )
+            maker.problems.error(
+                where,
+                f"no tensor of {label} ({names[0]}, ...) is in {donor}",
+                "Only models of the same kind can be merged.",
+                maker.recipe.line(where),
+            )
+
+
 def _size_differences(donor: Model, other: Model) -> str:
     ours, theirs = donor.checkpoint.config or {}, other.checkpoint.config or {}
     return ", ".join(

@@ -170,7 +170,14 @@ def _restack(
     stack = module_stack(layout, tuple(n for n in wanted if n in layout.shapes))
     where = module.slices[0].where
     if stack is None or (stack.count_key is None and layout.config):
-        problems.error(where, "no stack of layers with a count in config.json was found to slice")
+        label = models.donor.checkpoint.label
+        found = f"the weights of {label} have no numbered layers to slice"
+        if stack:
+            found = (
+                f"{label} has {stack.length} layers ({stack.prefix}.*), but its config.json does "
+            )
+            found += "not say so, so the new number cannot be written there"
+        problems.error(where, found)
         return [], None
     if module.name is None and is_encoder_decoder(layout):
         problems.error(
