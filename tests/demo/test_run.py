@@ -5,7 +5,8 @@ from __future__ import annotations
 from mergeloom.demo import run as demo
 
 
-def test_the_merges_keep_both_skills(tmp_path):
+def test_the_merges_keep_both_skills(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "PROBLEMS", 100)
     printed: list[str] = []
     rows = demo.run(tmp_path, printed.append)
     assert [row.name for row in rows] == ["base", "add", "sort", *demo.recipes()]

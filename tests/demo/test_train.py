@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 import torch
 
 from mergeloom.demo import train
 from mergeloom.demo.llama import load, read_safetensors, write_safetensors
-
-
-@pytest.fixture(autouse=True)
-def _restore_arithmetic() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):
@@ -41,8 +30,8 @@ def test_a_specialist_changes_the_projections_only():
 
 def test_the_base_learns():
     losses = []
-    for steps in (1, 30):
-        weights = {n: w.float() for n, w in train.train_base(steps=steps, batch=16).items()}
+    for steps in (1, 20):
+        weights = {n: w.float() for n, w in train.train_base(steps=steps, batch=8).items()}
         rng = train.random.Random(9)
         batch = train._draw_batch(rng, train.BASE_TASKS, 64)
         losses.append(train._loss(train.CONFIG, weights, batch).item())

@@ -33,7 +33,7 @@ class Row:
 def _pair(base: str | None = None, **parameters: object) -> dict[str, Any]:
     """The models ``add`` and ``sort`` with the same parameters each."""
     models = [
-        {"model": str(MODELS / skill)} | ({"parameters": parameters} if parameters else {})
+        {"model": str(MODELS / skill)} | ({"parameters": dict(parameters)} if parameters else {})
         for skill in ("add", "sort")
     ]
     return {"models": models} | ({"base_model": str(MODELS / base)} if base else {})

@@ -13,8 +13,9 @@ the change by a random factor between 0.4 and 1 before it takes the loss, so tha
 along most of the line from the base. Without replay and scaling, averages keep little of either.
 
 Everything is computed in float32 on one thread per model, from fixed seeds, so the same machine and
-torch write the same bytes every time; another processor may round differently. It takes about
-MINUTES on two cores, where the two specialists are trained side by side.
+torch write the same bytes every time; another processor may round differently. It takes
+about five minutes on two free cores, where the two specialists are trained side by side, and nine
+when other programs want the cores too.
 """
 
 from __future__ import annotations
