@@ -1,0 +1,128 @@
+"""Several documents in one file: planned together, run in turn, intermediates named and removed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import assert_same_files
+from recipes import models_folder
+from safetensors.torch import load_file
+
+import mergeloom
+from mergeloom import Options
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return models_folder(tmp_path_factory.mktemp("models"))
+
+
+def chain(folder, weight: float = 0.25) -> str:
+    return f"""
+name: first
+merge_method: linear
+models:
+- {{model: {folder / "A"}, parameters: {{weight: {weight}}}}}
+- {{model: {folder / "B"}, parameters: {{weight: 0.75}}}}
+---
+name: second
+merge_method: passthrough
+slices:
+- sources: [{{model: first, layer_range: [0, 3]}}]
+- sources: [{{model: first, layer_range: [1, 4]}}]
+---
+merge_method: slerp
+base_model: second
+models: [{{model: second}}, {{model: third}}]
+parameters: {{t: 0.5}}
+---
+name: third
+merge_method: passthrough
+models: [{{model: second, parameters: {{scale: 2}}}}]
+"""
+
+
+def test_documents_run_in_the_order_they_need(folder, tmp_path):
+    out = tmp_path / "out"
+    plan = mergeloom.plan(chain(folder))
+    assert [p.recipe.name for p in plan.chain] == ["first", "second", "third"]
+    done = mergeloom.merge(chain(folder), out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert done.plan.config["num_hidden_layers"] == 6
+    a, b, got = (load_file(p / "model.safetensors") for p in (folder / "A", folder / "B", out))
+    for i, layer in enumerate((0, 1, 2, 1, 2, 3)):
+        name = f"model.layers.{layer}.mlp.up_proj.weight"
+        wanted = 1.5 * (0.25 * a[name] + 0.75 * b[name])  # half of the sum and of twice the sum
+        torch.testing.assert_close(got[f"model.layers.{i}.mlp.up_proj.weight"], wanted)
+
+
+def test_planned_offsets_are_those_of_the_files_that_are_written(folder, tmp_path):
+    plan = mergeloom.plan(chain(folder), Options(intermediates=tmp_path / "kept"))
+    views = {i.view for job in plan.jobs for i in job.inputs}
+    mergeloom.merge(chain(folder), tmp_path / "out", keep_intermediates=True,
+                    options=Options(intermediates=tmp_path / "kept"))  # fmt: skip
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert [p.name for p in kept] == sorted(p.folder.name for p in plan.chain)
+    assert [p.name.partition("-")[0] for p in kept] == ["first", "second", "third"]
+    reread = mergeloom.plan(
+        {"merge_method": "slerp", "base_model": str(plan.chain[1].folder), "parameters": {"t": 0.5},
+         "models": [{"model": str(p.folder)} for p in plan.chain[1:]]}
+    )  # fmt: skip
+    assert {i.view for job in reread.jobs for i in job.inputs} == views
+
+
+def test_finished_intermediates_are_used_again_and_others_are_not(folder, tmp_path):
+    options = Options(intermediates=tmp_path / "kept")
+    calls = []
+
+    def run(text: str, out: str) -> int:
+        calls.clear()
+        mergeloom.merge(text, tmp_path / out, keep_intermediates=True, options=options,
+                        progress=lambda read, written: calls.append(written))  # fmt: skip
+        return len(calls)
+
+    whole = run(chain(folder), "one")
+    assert run(chain(folder), "two") < whole
+    assert_same_files_but_name(tmp_path / "one", tmp_path / "two")
+    assert run(chain(folder, weight=0.5), "three") == whole
+    assert len(list((tmp_path / "kept").iterdir())) == 6
+
+
+def assert_same_files_but_name(one, two):
+    for folder in (one, two):  # the card's title is the folder's name
+        card = folder / "README.md"
+        card.write_text(card.read_text().replace(f"# {folder.name}\n", "# x\n"))
+    assert_same_files(one, two)
+
+
+def test_a_chain_stopped_in_its_middle_goes_on(folder, tmp_path):
+    class Stop(BaseException):
+        pass
+
+    mergeloom.merge(chain(folder), tmp_path / "whole" / "out")
+    for pieces in (3, 30, 60, 90, 130):
+        left = iter(range(pieces))
+
+        def stop(read: int, written: int, left=left) -> None:
+            if next(left, None) is None:
+                raise Stop
+
+        with pytest.raises(Stop):
+            mergeloom.merge(chain(folder), tmp_path / "out", progress=stop, threads=1)
+        assert not (tmp_path / "out").exists()
+    mergeloom.merge(chain(folder), tmp_path / "out")
+    assert_same_files(tmp_path / "out", tmp_path / "whole" / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_only_model_references_mean_documents(folder, tmp_path):
+    text = chain(folder).replace("t: 0.5", "t: [{filter: first, value: 1}, {value: 0.5}]")
+    with pytest.raises(mergeloom.RecipeError, match="matched 0"):
+        mergeloom.plan(text)
+
+
+def test_nothing_of_this_machine_in_the_files_of_a_chain(folder, tmp_path):
+    mergeloom.merge(chain(folder), tmp_path / "out")
+    raw = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert str(folder).encode() not in raw
+    assert str(folder) not in (tmp_path / "out" / "README.md").read_text()
