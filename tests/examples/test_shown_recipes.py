@@ -35,6 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in {n for page in PAGES for n in MODEL.findall(page.read_text(encoding="utf-8"))}:
         make = tiny_models.vision_language if "vlm" in name else tiny_models.llama
         make(root / name)
+    (root / "src").symlink_to(ROOT / "src")  # the demo's models
     return root
 
 
