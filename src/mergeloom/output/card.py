@@ -75,7 +75,8 @@ def _link(reference: str) -> str:
 
 def _licence(checkpoint: Checkpoint) -> str | None:
     """The licence that an input's own card states, if it has one."""
-    return _front(checkpoint.side_folder / "README.md").get("license")
+    stated = _front(checkpoint.side_folder / "README.md").get("license")
+    return stated if isinstance(stated, str) else None
 
 
 def _front(path: Path) -> Mapping[str, Any]:
