@@ -73,7 +73,8 @@ def test_headers_come_without_weights_and_only_needed_weights_come(hub, tmp_path
     assert checkpoint.side_files == tuple(sorted(SIDE))
     assert checkpoint.config["hidden_size"] == 4
     assert (checkpoint.revision, checkpoint.is_local) == (COMMIT, False)
-    assert hub.downloaded() == {*SIDE, "model.safetensors.index.json"}
+    # The card for its licence.
+    assert hub.downloaded() == {*SIDE, "model.safetensors.index.json", "README.md"}
     assert sum(line.startswith("RANGE") for line in hub.log) == 3
     for name, data in SIDE.items():
         assert (checkpoint.root / name).read_bytes() == data
@@ -84,6 +85,7 @@ def test_headers_come_without_weights_and_only_needed_weights_come(hub, tmp_path
     view = checkpoint.tensors["layers.3.w"]
     fetch(checkpoint, [*view.files, *view.files, tmp_path / "other"])
     assert hub.downloaded() - {*SIDE} == {
+        "README.md",
         "model.safetensors.index.json",
         "model-00002-of-00002.safetensors",
     }

@@ -236,7 +236,7 @@ def _threads(plan: Plan, settings: Settings) -> int:
         raise MergeError(
             Problem(
                 "--max-memory",
-                f"{settings.max_memory:,} bytes are too few for this merge",
+                f"{settings.max_memory:,} bytes is too little for this merge",
                 f"Allow at least {-(-peak_bytes(plan, 1) // 10**6)}MB.",
             )
         )
