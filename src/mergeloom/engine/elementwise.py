@@ -170,16 +170,17 @@ class ElementBlock:
     def largest(self, measure: int, score: int, choice: int, scores: torch.Tensor) -> torch.Tensor:
         """The chosen elements of this block."""
         key = (measure, score, choice)
-        mask, used = self._choice(measure, score, choice).mask(scores, self._carried[key])
-        self._carried[key] -= used
+        found = self._choice(measure, score, choice)
+        mask, self._carried[key] = found.mask(scores, self._carried[key])
         return mask
 
     def chance(self, model: int, probability: float | torch.Tensor) -> torch.Tensor:
-        """Random bools of this block, in pieces of ``BLOCK`` elements counted from its start."""
+        """Random ones and zeros, drawn in pieces of ``BLOCK`` elements from the block's start."""
         stream = self._kernel.streams[model]
         size = self.base.numel()
         drawn = stream.draw(self._start, size, BLOCK).to(self.base.device)
-        return drawn < (probability - 0.5)
+        # 1 where the number in [0, 1) is below the probability: the sign of what is left of it.
+        return drawn.neg_().add_(probability - 0.5).clamp_(min=0.0).sign_().to(self.base.dtype)
 
     def _choice(self, measure: int, score: int, choice: int) -> Choice:
         found = self._kernel.found[measure]

@@ -26,9 +26,28 @@ def bits_of(scores: torch.Tensor) -> torch.Tensor:
     return scores.view(_BITS[scores.dtype][0])
 
 
+def above(values: torch.Tensor, limit: float) -> torch.Tensor:
+    """1 where a non-negative value is larger than ``limit``, else 0, in the values' dtype.
+
+    Comparisons that make bools, and masking by bools, are several times slower in torch on a CPU
+    than arithmetic. Zeros count as not larger than a negative limit.
+    """
+    return torch.nn.functional.threshold(values, limit, 0.0).sign_()
+
+
+def below(value: float, dtype: torch.dtype) -> float:
+    """The next smaller number of a dtype."""
+    start = torch.tensor(value, dtype=dtype)
+    return float(torch.nextafter(start, torch.tensor(-math.inf, dtype=dtype)))
+
+
 def value_of(bits: int, dtype: torch.dtype) -> float:
     """The float with these bits."""
     return float(torch.tensor(bits, dtype=_BITS[dtype][0]).view(dtype))
+
+
+ALL = -1
+"""As a budget: every element of the range that equals the threshold is chosen."""
 
 
 @dataclass
@@ -36,8 +55,8 @@ class Choice:
     """The ``count`` largest of a row of scores.
 
     ``bin`` is where the smallest of them lies and ``rank`` its place among that bin's values from
-    the top. After the second pass ``bits`` is that value, ``threshold`` the same as a number, and
-    ``budgets`` how many elements equal to it each range keeps, first come first served.
+    the top. After the second pass ``threshold`` is that value, ``bits`` the same as an integer,
+    and ``budgets`` how many elements equal to it each range chooses, first come first served.
     """
 
     count: int
@@ -49,20 +68,18 @@ class Choice:
     budgets: dict[int, int] = field(default_factory=dict)
 
     def mask(self, scores: torch.Tensor, budget: int) -> tuple[torch.Tensor, int]:
-        """Which scores are chosen, and how many of the budget for equals were used."""
+        """1 where a score is chosen and 0 elsewhere, and the budget that is left for equals."""
         if self.count >= self.total:
-            return torch.ones_like(scores, dtype=torch.bool), 0
+            return torch.ones_like(scores), budget
         if self.count <= 0:
-            return torch.zeros_like(scores, dtype=torch.bool), 0
-        bits = bits_of(scores)
-        if not budget:
-            return bits > self.bits, 0
-        equal = bits == self.bits
-        found = int(equal.sum())
-        if found <= budget:
-            return bits >= self.bits, found
-        chosen = bits > self.bits
-        chosen[equal.nonzero().squeeze(1)[:budget]] = True
+            return torch.zeros_like(scores), budget
+        if budget == ALL:
+            return above(scores, below(self.threshold, scores.dtype)), budget
+        chosen = above(scores, self.threshold)
+        if budget:
+            equal = (scores == self.threshold).nonzero().squeeze(1)[:budget]
+            chosen[equal] = 1.0
+            budget -= len(equal)
         return chosen, budget
 
 
@@ -78,8 +95,8 @@ class Histogram:
         shift = _BITS[scores.dtype][1]
         bits = bits_of(scores.contiguous()).cpu()
         rows = [torch.bincount(row >> shift, minlength=BINS).numpy() for row in bits]
-        zeros = (bits == 0).sum(1).numpy()
-        self._add(np.stack(rows), zeros)
+        zeros = [row.numel() - np.count_nonzero(row.numpy()) for row in bits]
+        self._add(np.stack(rows), np.asarray(zeros))
 
     def add(self, other: Histogram) -> None:
         """Add another histogram. Integers, so the order does not matter."""
@@ -123,24 +140,25 @@ class Refinement:
 
     def __init__(self) -> None:
         self._dtype = torch.float32
-        self._blocks: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self._blocks: dict[tuple[int, int], list[Counts]] = {}
         self._ranges: dict[tuple[int, int], dict[int, tuple[Counts, Counts]]] = {}
 
     def collect(self, scores: torch.Tensor, choices: Sequence[Sequence[Choice]]) -> None:
         """Keep one block's values that lie in a wanted bin."""
         self._dtype = scores.dtype
         shift = _BITS[scores.dtype][1]
-        bits = bits_of(scores.contiguous()).cpu()
+        bits = bits_of(scores.contiguous()).cpu().numpy()
         for s, (row, wanted) in enumerate(zip(bits, choices, strict=True)):
-            leading = row >> shift
             for number in {c.bin for c in wanted if c.bin < BINS}:
-                self._blocks.setdefault((s, number), []).append(row[leading == number])
+                # One unsigned comparison tells whether a value lies in [first, first + 2^shift).
+                offset = (row - row.dtype.type(number << shift)).view(f"u{row.itemsize}")
+                self._blocks.setdefault((s, number), []).append(row[offset < (1 << shift)])
 
     def absorb(self, span: int, part: Refinement) -> None:
         """Take one range's values as (distinct values, counts)."""
         self._dtype = part._dtype
         for key, pieces in part._blocks.items():
-            values, counts = np.unique(torch.cat(pieces).numpy(), return_counts=True)
+            values, counts = np.unique(np.concatenate(pieces), return_counts=True)
             self._ranges.setdefault(key, {})[span] = (values, counts)
 
     def settle(self, choices: Sequence[Sequence[Choice]]) -> None:
@@ -165,5 +183,5 @@ class Refinement:
             own, amounts = ranges[span]
             at = int(np.searchsorted(own, choice.bits))
             equal = int(amounts[at]) if at < len(own) and own[at] == choice.bits else 0
-            choice.budgets[span] = min(equal, left)
-            left -= choice.budgets[span]
+            choice.budgets[span] = ALL if equal <= left else left
+            left -= min(equal, left)

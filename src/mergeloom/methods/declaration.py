@@ -121,10 +121,11 @@ class Block(Protocol):
         ...
 
     def largest(self, measure: int, score: int, choice: int, scores: torch.Tensor) -> torch.Tensor:
-        """Which elements of this block are among the chosen largest of the tensor: bool.
+        """1 for elements of this block among the chosen largest of the tensor, 0 for others.
 
         ``scores`` are this block's values of row ``score`` of that :class:`Largest`, ``choice``
-        the place in that row's counts. Of equal scores the lower flat index is larger.
+        the place in that row's counts. Of equal scores the lower flat index is larger. An
+        element whose score is zero is only chosen when all elements are.
         """
         ...
 
@@ -133,8 +134,8 @@ class Block(Protocol):
         ...
 
     def chance(self, model: int, probability: float | torch.Tensor) -> torch.Tensor:
-        """Random bools, true with ``probability``: the same for a seed, output tensor and model
-        whatever the threads, the memory or the order of models."""
+        """1 with ``probability``, else 0: the same for a seed, output tensor and model whatever
+        the threads, the memory or the order of models."""
         ...
 
 

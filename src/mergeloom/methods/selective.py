@@ -15,7 +15,14 @@ from mergeloom.methods.declaration import (
     WeightedSum,
 )
 from mergeloom.methods.registry import method
-from mergeloom.methods.sparse import DENSITY, Pipeline, keep_largest, pipeline, rescale
+from mergeloom.methods.sparse import (
+    DENSITY,
+    Pipeline,
+    keep_largest,
+    one_for_zero,
+    pipeline,
+    rescale,
+)
 from mergeloom.methods.sums import INT8_MASK, NORMALIZE, WEIGHT
 
 if TYPE_CHECKING:
@@ -83,14 +90,13 @@ def sce(arguments: Arguments) -> Formula:
         energy = block.known(1 if share < 1 else 0)
         total = float(energy.sum())
         weights = (energy / total).tolist() if total else [0.0] * len(deltas)
-        positive = deltas.sum(0) >= 0
-        merged, divisor = torch.zeros_like(block.base), torch.zeros_like(block.base)
+        elected = torch.ones_like(block.base).copysign_(deltas.sum(0).add_(0.0))
+        merged, divisor = torch.zeros_like(elected), torch.zeros_like(elected)
         for delta, weight in zip(deltas, weights, strict=True):
-            agrees = ((delta > 0) == positive).logical_and_(delta != 0)
-            merged.add_(delta * agrees, alpha=weight)
-            divisor.add_(agrees, alpha=weight)
-        merged.div_(divisor.masked_fill_(divisor == 0, 1.0))
-        return merged.add_(block.base)
+            agreeing = (delta * elected).clamp_(min=0.0)
+            merged.add_(agreeing, alpha=weight)
+            divisor.add_(agreeing.sign_(), alpha=weight)
+        return merged.div_(one_for_zero(divisor)).mul_(elected).add_(block.base)
 
     def counts(nonzero: Sequence[int], size: int) -> list[list[int]]:
         del size
@@ -184,8 +190,10 @@ def arcee_fusion(arguments: Arguments) -> Formula:
         first, median, third, largest = (block.threshold(0, 0, i) for i in range(4))
         if largest == 0:
             return block.base
-        chosen = fusion_scores(block)[0] >= median + 1.5 * (third - first)
-        return (block.deltas[0] * chosen).add_(block.base)
+        limit = median + 1.5 * (third - first)
+        scores = fusion_scores(block)[0]
+        chosen = scores.sub(limit).sign_().add_(0.5).clamp_(min=0.0).sign_()  # 1 where >= limit
+        return chosen.mul_(block.deltas[0]).add_(block.base)
 
     return Elementwise(apply, (Largest(fusion_scores, counts),), whole_rows=True)
 
@@ -234,9 +242,9 @@ def ram(arguments: Arguments) -> Formula:
     epsilon = arguments.number("epsilon")
 
     def apply(block: Block) -> torch.Tensor:
-        active = block.deltas.abs() > epsilon
-        count = active.sum(0).clamp_(min=1)
-        return (block.deltas * active).sum(0).div_(count).add_(block.base)
+        active = active_changes(block, epsilon)
+        count = active.sum(0).clamp_(min=1.0)
+        return active.mul_(block.deltas).sum(0).div_(count).add_(block.base)
 
     return Elementwise(apply)
 
@@ -275,21 +283,33 @@ def ramplus_tl(arguments: Arguments) -> Formula:
     r, alpha = arguments.number("r"), arguments.number("alpha")
 
     def overlaps(block: Block) -> torch.Tensor:
-        active = block.deltas.abs() > epsilon
-        shared = active & (active.sum(0) > 1)
-        return torch.stack([shared.sum(1), (active & ~shared).sum(1)])
+        active = active_changes(block, epsilon)
+        alone = active * only_one(active)
+        own = alone.sum(1, dtype=torch.float64)
+        return torch.stack([active.sum(1, dtype=torch.float64) - own, own])
 
     def apply(block: Block) -> torch.Tensor:
         shared, own = block.known(0)
-        factors = 1 + r * (shared / own.clamp(min=epsilon)).clamp(0.0, alpha)
-        active = block.deltas.abs() > epsilon
-        count = active.sum(0)
-        merged = block.deltas * active
-        scaled = merged * factors.to(merged)[:, None]
-        total = torch.where(count > 1, merged.sum(0), scaled.sum(0))
-        return total.div_(count.clamp_(min=1)).add_(block.base)
+        gains = r * (shared / own.clamp(min=epsilon)).clamp(0.0, alpha)
+        active = active_changes(block, epsilon)
+        count, single = active.sum(0).clamp_(min=1.0), only_one(active)
+        merged = torch.zeros_like(block.base)
+        for delta, on, gain in zip(block.deltas, active, gains.tolist(), strict=True):
+            merged.add_(on.mul_(delta).mul_(single.mul(gain).add_(1.0)))
+        return merged.div_(count).add_(block.base)
 
     return Elementwise(apply, (Totals(overlaps),))
+
+
+def active_changes(block: Block, epsilon: float) -> torch.Tensor:
+    """1 where a model changed an element by more than epsilon, shape (models, elements)."""
+    return block.deltas.abs().sub_(epsilon).clamp_(min=0.0).sign_()
+
+
+def only_one(active: torch.Tensor) -> torch.Tensor:
+    """1 where exactly one model is active, shape (elements,)."""
+    count = active.sum(0)
+    return count.sign().mul_(count.neg_().add_(2.0).clamp_(min=0.0))
 
 
 # --- consensus -----------------------------------------------------------------------------------
@@ -297,16 +317,19 @@ def ramplus_tl(arguments: Arguments) -> Formula:
 
 def _consensus(arguments: Arguments, steps: Pipeline) -> Elementwise:
     """Keep the merged change only where at least k models agree with it."""
+    import torch
+
     needed = int(arguments.each("k")[0])
     thresholds = arguments.each("lambda")
 
     def apply(block: Block) -> torch.Tensor:
         merged = steps.change(block)
-        votes = sum(
-            (delta.abs() > (merged - delta).abs().mul_(threshold)).int()
-            for delta, threshold in zip(block.deltas, thresholds, strict=True)
-        )
-        return merged.mul_(votes >= needed).add_(block.base)
+        votes = torch.zeros_like(merged)
+        for delta, threshold in zip(block.deltas, thresholds, strict=True):
+            against = (merged - delta).abs_().mul_(threshold)
+            votes.add_(delta.abs().sub_(against).clamp_(min=0.0).sign_())
+        agreed = votes.sub_(needed - 0.5).clamp_(min=0.0).sign_()
+        return merged.mul_(agreed).add_(block.base)
 
     return Elementwise(apply, steps.measures())
 

@@ -112,7 +112,7 @@ def keep_middle(arguments: Arguments) -> Sparsifier:
                 continue
             size = block.deltas[i].abs()
             outliers = block.largest(0, i, 0, size)
-            found.append(block.largest(0, i, 1, size).logical_and_(outliers.logical_not_()))
+            found.append(block.largest(0, i, 1, size).sub_(outliers))
         return found
 
     measures = (Largest(lambda block: block.deltas.abs(), counts),)
@@ -267,21 +267,29 @@ class Pipeline:
         return total
 
     def _elected(self, terms: list[torch.Tensor]) -> torch.Tensor:
-        """Only what has the elected sign; a tie, or nothing at all, elects plus."""
+        """Only what has the elected sign; a tie, or nothing at all, elects plus.
+
+        With the elected sign s, a term that agrees has s·term > 0, so the sum is s times the sum
+        of the positive parts. Arithmetic instead of masks: see the engine's ``above``.
+        """
         import torch
 
         votes = [term.sign() for term in terms] if self.elect == "count" else terms
-        positive = _add([vote.clone() for vote in votes]) >= 0
-        total = torch.zeros_like(terms[0])
-        divisor = torch.zeros_like(terms[0])
+        elected = torch.ones_like(terms[0]).copysign_(_add(votes).add_(0.0))  # no negative zero
+        total, divisor = torch.zeros_like(elected), torch.zeros_like(elected)
         for term, weight in zip(terms, self.weights, strict=True):
-            agrees = ((term > 0) == positive).logical_and_(term != 0)
-            total.add_(term.mul_(agrees))
+            agreeing = term.mul_(elected).clamp_(min=0.0)
+            total.add_(agreeing)
             if self.normalize:
-                divisor.add_(agrees, alpha=weight)
+                divisor.add_(agreeing.sign_(), alpha=weight)
         if self.normalize:
-            total.div_(divisor.masked_fill_(divisor == 0, 1.0))
-        return total
+            total.div_(one_for_zero(divisor))
+        return total.mul_(elected)
+
+
+def one_for_zero(divisor: torch.Tensor) -> torch.Tensor:
+    """A divisor, in place, with 1 where it is 0."""
+    return divisor.add_(divisor.abs().sign_().neg_().add_(1.0))
 
 
 def _add(terms: list[torch.Tensor]) -> torch.Tensor:
