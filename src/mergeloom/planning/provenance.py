@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath, PureWindowsPath
 
 from mergeloom._version import __version__
@@ -25,15 +26,42 @@ def public_name(text: str) -> str:
 
 def public_recipe(recipe: Recipe) -> str:
     """The recipe's text with local paths shortened to their last part."""
-    text = recipe.text
     references: list[ModelReference] = list(recipe.models())
     if recipe.tokenizer and isinstance(recipe.tokenizer.source, ModelReference):
         references.append(recipe.tokenizer.source)
     paths = {p for r in references for p in (r.path, r.lora) if p}
-    for path in sorted(paths, key=len, reverse=True):
-        for written in (path, path.replace("\\", "\\\\")):
-            text = text.replace(written, public_name(path))
+    return _public_text(recipe.text, tuple(sorted(paths, key=lambda p: (-len(p), p))))
+
+
+@lru_cache(maxsize=16)
+def _public_text(text: str, paths: tuple[str, ...]) -> str:
+    """``text`` with each of ``paths``, the longest first, shortened wherever it stands."""
+    for start, end, value in reversed(_scalars_spelt_otherwise(text)):
+        shown = value
+        for path in paths:
+            shown = shown.replace(path, public_name(path))
+        if shown != value:
+            text = text[:start] + json.dumps(shown, ensure_ascii=False) + text[end:]
+    for path in paths:
+        text = text.replace(path, public_name(path))
     return text
+
+
+def _scalars_spelt_otherwise(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, value) of the YAML scalars that do not stand in the text as their value.
+
+    A path is folded over two lines, or has escapes or doubled quotes in it.
+    """
+    import yaml
+
+    found = []
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.ScalarToken) and token.start_mark and token.end_mark:
+            start, end = token.start_mark.index, token.end_mark.index
+            written = text[start:end].rstrip()  # the mark of a block's end is behind its line
+            if token.value not in written:
+                found.append((start, start + len(written), token.value))
+    return found
 
 
 def metadata(plan: Plan, fingerprints: Mapping[str, str]) -> dict[str, str]:
