@@ -110,7 +110,8 @@ def test_headers_come_without_weights_and_only_needed_weights_come(hub, tmp_path
     assert hub.log == []
     assert refused("else", cache_dir=tmp_path / "cache") == (
         f"else is neither a local path nor in the cache {tmp_path}/cache, and with "
-        "HF_HUB_OFFLINE set nothing is downloaded. Unset HF_HUB_OFFLINE, or download the model first"
+        "HF_HUB_OFFLINE set nothing is downloaded. "
+        "Unset HF_HUB_OFFLINE, or download the model first"
     )
 
 
