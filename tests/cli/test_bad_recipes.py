@@ -95,6 +95,10 @@ RECIPES = {
         "merge_method (line 1): unknown method 'task-arithmetic', did you mean task_arithmetic? "
         "The methods are M"
     ],
+    method("dare-ties", "./A"): [
+        "merge_method (line 1): unknown method 'dare-ties', did you mean dare_ties? "
+        "The methods are M"
+    ],
     method("no_such_thing", "./A"): [
         "merge_method (line 1): unknown method 'no_such_thing'; the methods are M"
     ],
@@ -156,6 +160,12 @@ RECIPES = {
     ],
     method("slerp", "./A", "./B", more="base_model: ./A\nparameters: {t: 45%}"): [
         "parameters.t (line 6): '45%' is not a number (percent? use 0.45)"
+    ],
+    method("ties", "./A", more="base_model: ./base\nparameters: {weight: 1, density: 53}"): [
+        "parameters.density (line 5): 53 is outside the allowed range, 0 to 1 (percent? use 0.53)"
+    ],
+    method("ties", "./A", more="base_model: ./base\nparameters: {weight: 1, density: -0.5}"): [
+        "parameters.density (line 5): -0.5 is outside the allowed range, 0 to 1"
     ],
     # filters
     method(
