@@ -29,6 +29,27 @@ def mergeloom() -> None:
     """Merge pre-trained language models in weight space."""
 
 
+def _load_plugins(context: click.Context, parameter: click.Parameter, paths: tuple[Path]) -> None:
+    """Before anything asks for a method, so that its name is known."""
+    del context, parameter
+    if paths:
+        from mergeloom.methods.registry import load_plugin
+
+        for path in paths:
+            load_plugin(path)
+
+
+PLUGIN = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_plugins,
+    help="A Python file with merge methods of your own; it is run.",
+)
+
+
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide what is merged."""
     for option in reversed(
@@ -45,6 +66,7 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help="Copy the base's tokenizer files."),
             click.option("--cache-dir", type=UserPath(),
                          help="Hugging Face cache to use."),
+            PLUGIN,
             click.option("--intermediate-dir", type=UserPath(),
                          help="Where earlier documents of a chain put their results."),
         ]
@@ -224,6 +246,7 @@ def check(recipe: Path, **given: Any) -> None:
 
 
 @mergeloom.command()
+@PLUGIN
 def methods() -> None:
     """List the merge methods."""
     from mergeloom.methods import METHODS
@@ -235,6 +258,7 @@ def methods() -> None:
 
 @mergeloom.command()
 @click.argument("method")
+@PLUGIN
 def explain(method: str) -> None:
     """What METHOD does, when to use it, its parameters and a recipe."""
     from mergeloom.cli.explain import explanation
@@ -243,6 +267,7 @@ def explain(method: str) -> None:
 
 
 @mergeloom.command()
+@PLUGIN
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
     from mergeloom.methods import METHODS
