@@ -27,7 +27,7 @@ def shown() -> Iterator[dict[str, Any]]:
         indent, code = block
         exec(compile(re.sub(rf"^{indent}", "", code, flags=re.M), PAGE.name, "exec"), found)
     yield found
-    registry._METHODS.pop(NAME, None)
+    registry.METHODS._known.pop(NAME, None)
 
 
 def test_the_method_of_the_guide_agrees_with_its_reference(shown: dict[str, Any]) -> None:

@@ -64,7 +64,9 @@ def interpolate(cosine: Array, t: float, linear: Array) -> Array:
     base="optional",
     models=(1, 2),
     parameters=(
-        Parameter("t", "0 is the base model, 1 the other one; outside [0, 1] it extrapolates"),
+        Parameter(
+            "t", "0 is the base model, 1 the other one; outside it extrapolates", low=-1.0, high=2.0
+        ),
         Parameter("weight", "instead of t: how much of this model", per_model=True),
         FLATTEN,
         ROW_WISE,

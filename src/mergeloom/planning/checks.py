@@ -128,6 +128,8 @@ def check_layers(recipe: Recipe, models: Models, parts: Sequence[Part], problems
 def warn_settings(models: Models, problems: Problems) -> None:
     """Config values that the output can hold only once but that the inputs disagree on."""
     donor = models.donor.checkpoint
+    if donor.config is None and donor.side_files:
+        problems.warn(donor.label, "has no config.json, so the output will have none")
     for model in models.by_reference.values():
         theirs, ours = model.checkpoint.config, donor.config
         if not theirs or not ours:

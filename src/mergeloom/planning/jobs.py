@@ -60,7 +60,9 @@ class JobMaker:
         if not self._selected(target.name) or is_buffer(target.name):
             why = "a constant buffer" if is_buffer(target.name) else "not selected"
             return self._copy_lead(target, part, found, why)
-        if all(name is None for i, name in enumerate(found) if i != lead) and len(found) > 1:
+        alone = all(name is None for i, name in enumerate(found) if i != lead)
+        if alone and len(found) > 1 and target.place.role != "layer":
+            # A head or pooler that only the base has; a layer without it would be another layer.
             self.kept.append(target.name)
             return self._copy_lead(target, part, found, "only in the base")
         if missing := [i for i, name in enumerate(found) if name is None]:

@@ -14,6 +14,9 @@ from mergeloom.types import Input, Recipe, Scalar, Setting, Settings
 
 Level = tuple[str, Settings]
 
+LARGEST = 3e38
+"""The largest parameter that float32 can hold."""
+
 
 @dataclass
 class Resolver:
@@ -84,7 +87,15 @@ class Resolver:
                 self.asked.setdefault((place, str(conditional.filter)), set()).add(name)
 
     def _checked(self, parameter: Parameter, value: Scalar, where: str) -> Scalar:
-        """An int parameter's gradient must land on integers."""
+        """Numbers must fit float32, and an int parameter's gradient must land on integers."""
+        if isinstance(value, float | int) and not abs(value) <= LARGEST:
+            self.problems.error(
+                where,
+                f"{parameter.name} {value:g} is no number that weights can be multiplied with",
+                "",
+                self.recipe.line(where),
+            )
+            return 1.0
         if parameter.kind != "int" or float(value).is_integer():
             return int(value) if parameter.kind == "int" else value
         self.problems.error(
