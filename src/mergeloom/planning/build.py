@@ -46,36 +46,36 @@ def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
     options = options or Options()
     chain: list[Plan] = []
     for earlier in recipe.chain:
-        part = _open_and_plan(earlier, options, tuple(chain))
+        part = _plan_one(earlier, options, tuple(chain))
         folder = (options.intermediates or Path()) / f"{earlier.name}-{part.digest[:16]}"
         chain.append(replace(part, folder=folder))
-    return _open_and_plan(recipe, options, tuple(chain))
+    return _plan_one(recipe, options, tuple(chain))
 
 
 def plan_opened(
     recipe: Recipe, opened: Mapping[ModelReference, Checkpoint], options: Options | None = None
 ) -> Plan:
     """Like :func:`make_plan` for checkpoints that are already open (or live in memory)."""
+    return _plan_one(recipe, options or Options(), (), opened)
+
+
+def _plan_one(
+    recipe: Recipe,
+    options: Options,
+    chain: tuple[Plan, ...],
+    opened: Mapping[ModelReference, Checkpoint] | None = None,
+) -> Plan:
     problems = Problems()
     with _order_of_file(recipe):
         method = _method(recipe)
         parts = make_parts(recipe, method)
         _check_parts(recipe, method, parts, problems)
-        problems.raise_errors(RecipeError)
-        models = relate(opened, recipe.models()[0])
-        return _plan(recipe, method, parts, models, options or Options(), (), problems)
-
-
-def _open_and_plan(recipe: Recipe, options: Options, chain: tuple[Plan, ...]) -> Plan:
-    problems = Problems()
-    with _order_of_file(recipe):
-        method = _method(recipe)
-        parts = make_parts(recipe, method)
-        _check_parts(recipe, method, parts, problems)
-        models = open_models(recipe, options, chain, problems)
-        if models is None:
+        if opened is None:
+            opened = open_models(recipe, options, chain, problems)
+        if opened is None:
             raise CheckpointError(problems.errors)
         problems.raise_errors(RecipeError)
+        models = relate(opened, recipe.models()[0])
         return _plan(recipe, method, parts, models, options, chain, problems)
 
 

@@ -69,7 +69,7 @@ class Models:
 
 def open_models(
     recipe: Recipe, options: Options, chain: tuple[Plan, ...], problems: Problems
-) -> Models | None:
+) -> dict[ModelReference, Checkpoint] | None:
     """Open every model of a recipe; None after reporting all that is wrong with them."""
     planned = {plan.recipe.name: plan for plan in chain}
     opened: dict[ModelReference, Checkpoint] = {}
@@ -89,7 +89,7 @@ def open_models(
             opened[reference] = checkpoint
     if len(opened) < len(recipe.models()):
         return None
-    return relate(opened, next(iter(opened)))
+    return opened
 
 
 def relate(opened: Mapping[ModelReference, Checkpoint], donor: ModelReference) -> Models:
