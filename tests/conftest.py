@@ -13,7 +13,11 @@ from models import save
 
 # Two cores are often shared: no example may fail for being slow.
 settings.register_profile(
-    "mergeloom", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "mergeloom",
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
 )
 settings.load_profile("mergeloom")
 

@@ -22,7 +22,7 @@ dtypes = st.sampled_from(DTYPES)
 seeds = st.integers(0, 2**32 - 1)
 numbers = st.one_of(
     st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e-3, -0.25, 2.0, 50.0]),
-    st.floats(-4, 4, allow_subnormal=False),
+    st.floats(-4, 4).filter(lambda x: x == 0 or abs(x) > 1e-20),  # float32 has no smaller factors
 )
 
 

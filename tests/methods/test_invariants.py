@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import assume, given
@@ -92,7 +90,7 @@ def test_the_order_of_models_matters_only_to_rounding(method, shape, dtype, seed
     tensors = [random_tensor(shape, dtype, seed + i) for i in range(3)]
     base = random_tensor(shape, dtype, seed + 3) if method == "task_arithmetic" else None
     assume(abs(sum(weights)) > 0.1)
-    orders = list(itertools.permutations(range(3)))
+    orders = [(0, 1, 2), (2, 1, 0), (1, 2, 0)]
     results = [
         one_tensor(method, [tensors[i] for i in order], [{"weight": weights[i]} for i in order],
                    base=base, normalize=True, out=torch.float64)
