@@ -290,7 +290,8 @@ def ramplus_tl(arguments: Arguments) -> Formula:
 
     def apply(block: Block) -> torch.Tensor:
         shared, own = block.known(0)
-        gains = r * (shared / own.clamp(min=epsilon)).clamp(0.0, alpha)
+        # The floor keeps a model that changed nothing from 0 / 0 when epsilon is 0.
+        gains = r * (shared / own.clamp(min=max(epsilon, 1e-30))).clamp(0.0, alpha)
         active = active_changes(block, epsilon)
         count, single = active.sum(0).clamp_(min=1.0), only_one(active)
         merged = torch.zeros_like(block.base)
