@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergeloom.errors import Problem, Problems, RecipeError, nearest
+from mergeloom.errors import Problems, RecipeError, nearest
 from mergeloom.methods import METHODS
 from mergeloom.planning import Options, Plan, default_intermediates, make_plan
 from mergeloom.recipe import load_recipe as _load
@@ -56,11 +56,9 @@ def load_recipe(source: RecipeSource, *, lenient: bool = False) -> Recipe:
     return _load(source, lenient=lenient, methods=METHODS)
 
 
-def load_with_warnings(source: RecipeSource, *, lenient: bool) -> tuple[Recipe, list[Problem]]:
-    """Like :func:`load_recipe`, with what the user should know about the recipe."""
-    problems = Problems()
-    recipe = _load(source, lenient=lenient, methods=METHODS, problems=problems)
-    return recipe, problems.warnings
+def load_with_problems(source: RecipeSource, problems: Problems, *, lenient: bool) -> Recipe:
+    """Like :func:`load_recipe`; ``problems`` gets the warnings, also when there are mistakes."""
+    return _load(source, lenient=lenient, methods=METHODS, problems=problems)
 
 
 def plan(recipe: Recipe | RecipeSource, options: Options | None = None) -> Plan:

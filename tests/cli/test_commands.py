@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mergeloom import load_recipe
-from mergeloom.api import load_with_warnings
+from mergeloom.api import load_with_problems
 from mergeloom.cli.main import mergeloom
 from mergeloom.cli.peers import mergekit_command, mergekitty_command
 from mergeloom.errors import Problems
@@ -232,7 +232,9 @@ def test_explain_tells_all_of_a_method_and_its_recipe_loads(name):
         assert f"\n  {parameter.name}: {parameter.kind}" in done.out
         assert parameter.help in done.out
     example = textwrap.dedent(done.out.partition("A recipe:\n")[2])
-    recipe, warnings = load_with_warnings(example, lenient=False)
+    problems = Problems()
+    recipe = load_with_problems(example, problems, lenient=False)
+    warnings = problems.warnings
     assert (recipe.merge_method, warnings) == (name, [])
 
 

@@ -162,13 +162,9 @@ def test_vocabularies_of_different_sizes(folder, tmp_path, rows):
     torch.testing.assert_close(got, (ours[:cut] + tensors["lm_head.weight"][:cut]) / 2)
 
 
-@pytest.mark.parametrize("missing", ["model.layers.2.mlp.up_proj.weight", "model.norm.weight"])
-def test_a_tensor_that_an_input_lacks(folder, tmp_path, missing):
-    tensors = llama(4, 5)
-    del tensors[missing]
-    save(tmp_path / "V", tensors, llama_config(4))
-    models = [{"model": str(folder / "A")}, {"model": str(tmp_path / "V")}]
-    recipe = {"merge_method": "linear", "parameters": {"weight": 1}, "models": models}
+def test_a_tensor_outside_the_layers_that_an_input_lacks(folder, tmp_path):
+    missing = "model.norm.weight"
+    recipe, models = lacking(folder, tmp_path, missing)
     plan = mergeloom.plan(recipe)
     kept = jobs(plan)[missing]
     assert (kept.method, kept.inputs[0].model) == (None, str(folder / "A"))
@@ -180,6 +176,20 @@ def test_a_tensor_that_an_input_lacks(folder, tmp_path, missing):
     assert any(missing in str(w) for w in plan.warnings)
     with pytest.raises(mergeloom.CheckpointError, match="lacks 1 of the"):
         mergeloom.plan({**recipe, "models": [*models, {"model": str(folder / "B")}]})
+
+
+def test_a_layer_tensor_that_an_input_lacks_is_a_mistake(folder, tmp_path):
+    recipe, _ = lacking(folder, tmp_path, "model.layers.2.mlp.up_proj.weight")
+    with pytest.raises(mergeloom.CheckpointError, match="lacks 1 of the"):
+        mergeloom.plan(recipe)
+
+
+def lacking(folder, tmp_path, missing):
+    tensors = llama(4, 5)
+    del tensors[missing]
+    save(tmp_path / "V", tensors, llama_config(4))
+    models = [{"model": str(folder / "A")}, {"model": str(tmp_path / "V")}]
+    return {"merge_method": "linear", "parameters": {"weight": 1}, "models": models}, models
 
 
 def test_a_plan_has_the_same_digest_until_something_changes(folder):

@@ -13,7 +13,7 @@ import click
 from mergeloom._version import __version__
 from mergeloom.cli.errors import run_command, tell
 from mergeloom.cli.sizes import Size, UserPath, show_size
-from mergeloom.errors import MergeloomError, OutputError, Problem
+from mergeloom.errors import MergeloomError, OutputError, Problem, Problems
 
 RECIPE = click.argument("recipe", type=UserPath())
 
@@ -199,10 +199,15 @@ def _tell_result(done: Any, seconds: float) -> None:
 
 def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False) -> Any:
     """The plan of a recipe file, with its warnings told."""
-    from mergeloom.api import load_with_warnings
+    from mergeloom.api import load_with_problems
     from mergeloom.planning import Options, default_intermediates, make_plan
 
-    loaded, warnings = load_with_warnings(recipe, lenient=given["lenient"])
+    problems = Problems()
+    try:
+        loaded = load_with_problems(recipe, problems, lenient=given["lenient"])
+    finally:
+        if not quiet:
+            tell(problems.warnings, "warning")
     options = Options(
         out_shard_size=given["out_shard_size"],
         seed=given["seed"],
@@ -212,8 +217,6 @@ def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False
         cache_dir=given["cache_dir"],
         intermediates=given["intermediate_dir"] or default_intermediates(out),
     )
-    if not quiet:
-        tell(warnings, "warning")
     planned = make_plan(loaded, options)
     if not quiet:
         for part in (*planned.chain, planned):

@@ -73,7 +73,12 @@ def check_apart(out: Path, needed: Iterable[tuple[str, Path]]) -> None:
     Raises OutputError, also when overwriting was asked for.
     """
     target = out.resolve()
-    held = [name for name, path in needed if path.resolve().is_relative_to(target)]
+    # A link inside the target counts as held, wherever it leads: it would be gone afterwards.
+    held = [
+        name
+        for name, path in needed
+        if path.resolve().is_relative_to(target) or path.absolute().is_relative_to(out.absolute())
+    ]
     if held:
         names = ", ".join(dict.fromkeys(held))
         problem = f"would be replaced, and it holds {names}, which the merge reads"

@@ -112,9 +112,8 @@ def _plan(
     maker = JobMaker(recipe, method, models, options, problems, resolver)
     jobs = maker.make(targets)
     resolver.report_missing()
-    checks.report_lacking(maker)
+    checks.report_lacking(maker, _merged_whole(every_part))
     checks.report_shapes(maker)
-    checks.report_unrelated(maker, _merged_whole(every_part))
     checks.report_sliced_shapes(maker, jobs, targets)
     checks.report_filters(recipe, resolver, options, problems)
     checks.report_patterns(recipe, jobs, [t.name for t in targets], options, problems)
@@ -161,6 +160,7 @@ def _check_parts(
     recipe: Recipe, method: Method, parts: Sequence[tuple[Part, ...]], problems: Problems
 ) -> None:
     checks.check_tokenizer_settings(recipe, problems)
+    checks.warn_embed_slerp(recipe, problems)
     for own in parts:
         for part in own:
             checks.check_count(recipe, method, part, problems)

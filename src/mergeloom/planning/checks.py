@@ -157,10 +157,22 @@ def warn_unread(jobs: Sequence[Job], problems: Problems) -> None:
             return
 
 
-def report_lacking(maker: JobMaker) -> None:
-    """Tensors that an input should have and does not."""
+def report_lacking(maker: JobMaker, whole: Sequence[ModelReference]) -> None:
+    """Tensors that an input should have and does not, or models that fit nowhere at all."""
     donor = maker.models.donor.checkpoint.label
+    unrelated = [r for r in whole if maker.models[r].layout.shapes and not maker.used.get(r)]
+    for reference in unrelated:
+        where = place_of(maker.recipe, reference)
+        first = next(iter(maker.models[reference].layout.shapes))
+        maker.problems.error(
+            where,
+            f"no tensor of {maker.models[reference].checkpoint.label} ({first}, ...) is in {donor}",
+            "Only models of the same kind can be merged.",
+            maker.recipe.line(where),
+        )
     for (where, label), names in maker.lacking.items():
+        if label in map(str, unrelated):
+            continue
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         maker.problems.error(
             where,
@@ -230,26 +242,6 @@ def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence
             "Models of different sizes cannot be merged.",
             line,
         )
-
-
-def report_unrelated(maker: JobMaker, whole: Sequence[ModelReference]) -> None:
-    """A model of which nothing at all would be used is another kind of model."""
-    if maker.lacking:
-        return  # told already
-    donor = maker.models.donor.checkpoint.label
-    for reference in whole:
-        names = tuple(maker.models[reference].layout.shapes)
-        if names and not maker.used.get(reference):
-            label, where = (
-                maker.models[reference].checkpoint.label,
-                place_of(maker.recipe, reference),
-            )
-            maker.problems.error(
-                where,
-                f"no tensor of {label} ({names[0]}, ...) is in {donor}",
-                "Only models of the same kind can be merged.",
-                maker.recipe.line(where),
-            )
 
 
 def _size_differences(donor: Model, other: Model) -> str:
@@ -335,6 +327,16 @@ def check_tokenizer_settings(recipe: Recipe, problems: Problems) -> None:
                 "Remove it; the donor's tokenizer and chat template are copied unchanged.",
                 recipe.line(where),
             )  # fmt: skip
+
+
+def warn_embed_slerp(recipe: Recipe, problems: Problems) -> None:
+    """A parameter of old recipes that belongs to tokenizer alignment."""
+    if "embed_slerp" in recipe.parameters:
+        problems.warn(
+            "parameters.embed_slerp",
+            "is not in this version yet; embeddings are merged like other tensors",
+            line=recipe.line("parameters.embed_slerp"),
+        )
 
 
 def report_filters(
