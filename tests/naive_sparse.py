@@ -103,7 +103,7 @@ def combined(
     votes = [np.sign(t) for t in terms] if elect == "count" else terms
     total = sum(votes)
     guess = (np.abs(total) <= 1e-5 * sum(map(np.abs, votes))) & (total != 0 if exact else True)
-    guess &= sum(t != 0 for t in terms) > 1
+    guess = guess & (sum(t != 0 for t in terms) > 1)
     if elect == "count":
         guess = np.zeros(total.shape, bool)
     sign = np.where(total >= 0, 1.0, -1.0)
@@ -146,16 +146,15 @@ def consensus(
 ) -> Exact:
     change, sizes, guess = merged
     votes = np.zeros(base.shape)
-    guess = guess.copy()
     for d, limit in zip(changes, thresholds, strict=True):
         against = limit * np.abs(change - d)
         votes = votes + (np.abs(d) > against)
         near = 1e-5 * (np.abs(d) + abs(limit) * (sizes + np.abs(d)))
-        guess |= (np.abs(np.abs(d) - against) <= near) & (near > 0)
+        guess = guess | ((np.abs(np.abs(d) - against) <= near) & (near > 0))
     if k <= 0:
-        guess[...] = merged[2]
+        guess = merged[2]
     if k > len(changes):
-        guess[...] = False
+        guess = np.zeros(base.shape, bool)
     return Exact(base + np.where(votes >= k, change, 0), np.abs(base) + sizes, guess)
 
 
