@@ -42,7 +42,7 @@ def passthrough(x: Array, scale: float | None) -> Array:
 
 
 def _dot(a: Array, b: Array) -> float:
-    return math.fsum((a * b).ravel().tolist())
+    return float((a * b).sum())
 
 
 def slerp(base: Array, other: Array, t: float) -> Array:
