@@ -288,11 +288,11 @@ class Worker:
                 self._write(running, task.span, start, stop)
             else:
                 self._measure(running, task, start, stop)
+            return self._finish(task)
         except MergeloomError:
             raise
         except Exception as error:
             raise MergeError(_located(running.job, error)) from error
-        return self._finish(task)
 
     def _measure(self, running: Running, task: Task, start: int, stop: int) -> None:
         if running.kernel:

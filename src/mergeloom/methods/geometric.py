@@ -12,6 +12,8 @@ from mergeloom.methods.sums import WEIGHT
 if TYPE_CHECKING:
     from mergeloom.methods.declaration import Array
 
+SMALLEST_MEAN = 1e-7
+"""Of unit vectors that cancel, rounding to float32 and inner products leave about this much."""
 SMALLEST_NORM_PRODUCT = 1e-6
 SMALLEST_DENOMINATOR = 1e-6
 NEARLY_OPPOSITE = 1e-7
@@ -61,27 +63,30 @@ def multislerp(arguments: Arguments) -> WeightedSum:
     if len(weights) == 1:
         return WeightedSum((0.0, 1.0) if arguments.has_base else (1.0,))
     if arguments.flag("normalize_weights"):
-        if weights.sum() == 0:
+        # What rounding leaves of a zero, as in 0.1 + 0.2 − 0.3, is a zero.
+        if abs(weights.sum()) <= 1e-12 * np.abs(weights).sum():
             raise MethodError("the weights sum to zero, so they cannot be normalized")
         weights = weights / weights.sum()
     eps = arguments.number("eps")
+    shortest = max(eps, SMALLEST_MEAN * float(np.abs(weights).sum()))
 
     def coefficients(gram: Array, note: Note) -> Array:
         del note
         norms = np.sqrt(np.diagonal(gram))
         if not norms.any():
             return weights
-        direction = weights / (norms + eps)
+        units = np.where(norms > 0, 1.0 / np.where(norms > 0, norms + eps, 1.0), 0.0)
+        direction = weights * units
         mean = length(direction, gram)
-        if mean < eps:
+        if mean < shortest:
             if len(weights) == 2:
                 return weights
             raise MethodError("the models' vectors cancel out, so they have no mean direction")
         direction = direction / mean
-        along = float((weights / (norms + eps)) @ (gram @ direction))
-        tangent = weights / (norms + eps) - along * direction
+        along = float((weights * units) @ (gram @ direction))
+        tangent = weights * units - along * direction
         angle = length(tangent, gram) + eps
-        step = np.cos(angle) * direction + np.sin(angle) / angle * tangent
+        step = np.cos(angle) * direction + np.sinc(angle / np.pi) * tangent  # sinc: sin h / h
         scaled: Array = step * float(weights @ norms)
         return scaled
 
