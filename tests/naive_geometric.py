@@ -78,12 +78,10 @@ def model_stock(
     base: Array, models: Sequence[Array], *, filter_wise: bool = False
 ) -> tuple[Array, float]:
     """The result, and the smallest denominator of a ratio."""
-    if filter_wise and base.ndim > 1:
+    if filter_wise and base.ndim > 1 and base.size:
         rows = base.reshape(-1, base.shape[-1])
         others = [x.reshape(rows.shape) for x in models]
         done = [model_stock(rows[i], [x[i] for x in others]) for i in range(len(rows))]
-        if not done or not base.size:
-            return base, 1.0
         return np.stack([v for v, _ in done]).reshape(base.shape), min(d for _, d in done)
     count = len(models)
     offsets = [x - base for x in models]
