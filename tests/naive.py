@@ -61,8 +61,8 @@ def _along_the_arc(first: Array, second: Array, t: float) -> Array:
     norms = [max(math.sqrt(_dot(v, v)), 1e-7) for v in (first, second)]
     cosine = min(1.0, max(-1.0, _dot(first / norms[0], second / norms[1])))
     theta = math.acos(cosine)
-    # Straight where the two point exactly the same or exactly the opposite way (to float32).
-    if abs(np.float32(cosine)) == 1:
+    # Straight where the two point the same way (to float32) or the opposite way (to 1e-5).
+    if np.float32(cosine) == 1 or cosine < 1e-5 - 1:
         return (1 - t) * first + t * second
     return (math.sin((1 - t) * theta) * first + math.sin(t * theta) * second) / math.sin(theta)
 

@@ -133,3 +133,12 @@ def test_opposite_vectors_are_interpolated_in_a_straight_line(dtype, factor):
         got = one_tensor("nuslerp", [x, y], [{"weight": 0.75}, {"weight": 0.25}], **shared)
         assert close(got, (0.75 + 0.25 * factor) * x, 8), shared
     assert close(one_tensor("slerp", [y], [{}], base=x, t=0.25), (0.75 + 0.25 * factor) * x, 8)
+
+
+@pytest.mark.parametrize("shared", [{}, ROWS, COLUMNS])
+def test_opposite_vectors_in_float32_are_no_larger_in_bfloat16(shared):
+    """Their cosine misses -1 by a rounding error, and what it is divided by is just as small."""
+    x = torch.randn(500, 7, generator=torch.Generator().manual_seed(1))
+    each = [{"weight": 0.75}, {"weight": 0.25}]
+    got = one_tensor("nuslerp", [x, -0.3 * x], each, out=torch.bfloat16, **shared)
+    assert close(got, (0.675 * x).bfloat16(), 2)

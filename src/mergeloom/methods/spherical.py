@@ -18,6 +18,7 @@ SMALLEST_NORM = 1e-8
 NEARLY_PARALLEL = 0.9995
 SMALLEST_NORM_NUSLERP = 1e-7
 NEARLY_ANTIPARALLEL = -0.9995
+OPPOSITE = -1.0 + 1e-5
 
 FLATTEN = Parameter("nuslerp_flatten", "treat each tensor as one vector", kind="bool", default=True)
 ROW_WISE = Parameter(
@@ -140,7 +141,7 @@ def nuslerp(arguments: Arguments) -> WeightedSum:
 
 
 def _between(arguments: Arguments) -> WeightedSum:
-    """nuslerp. Collinear vectors, of cosine ±1 in float32, interpolate linearly."""
+    """nuslerp. Vectors of cosine 1 (in float32) or -1 (within 1e-5) interpolate linearly."""
     if len(arguments.per_model) != 2:
         raise MethodError(
             f"exactly two models besides the base are needed, found {len(arguments.per_model)}"
@@ -150,7 +151,9 @@ def _between(arguments: Arguments) -> WeightedSum:
 
     def coefficients(gram: Array, note: Note) -> Array:
         cosine = cosines(gram, SMALLEST_NORM_NUSLERP, divide_by_floor=True)
-        collinear = abs(cosine.astype("float32")) == 1
+        # Near -1 the arc is divided by almost nothing: a rounding error there, 1e-7 where products
+        # were summed in float32, would become a result a thousand times too large.
+        collinear = (cosine.astype("float32") == 1) | (cosine < OPPOSITE)
         if ((cosine < NEARLY_ANTIPARALLEL) & ~collinear).any():
             note("the two vectors are nearly opposite, so the arc between them is ill-defined")
         return interpolate(cosine, t, collinear)
