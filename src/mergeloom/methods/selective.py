@@ -119,7 +119,7 @@ def variance(block: Block) -> torch.Tensor:
     for i in range(count):
         for j in range(i):
             total.add_((block.deltas[i] - block.deltas[j]).square_())
-    return total.div_(count * count)[None]
+    return total.div_(count * count).abs_()[None]  # a NaN may carry a sign
 
 
 # --- two models ----------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def fusion_scores(block: Block) -> torch.Tensor:
     ours = (base + delta).softmax(-1).add_(PROBABILITY_FLOOR)
     theirs = base.softmax(-1).add_(PROBABILITY_FLOOR)
     divergence = ours.div(theirs).log_().mul_(ours).sum(-1, keepdim=True).clamp_(min=0.0)
-    return delta.abs().mul_(divergence).view(1, -1)
+    return delta.mul(divergence).abs_().view(1, -1)  # abs last: a NaN may carry a sign
 
 
 # --- ram -----------------------------------------------------------------------------------------
