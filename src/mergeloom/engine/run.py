@@ -105,26 +105,39 @@ class Queue:
         self._device = device
         self._seed = seed
         self._ready: deque[Task] = deque()
-        self._lock = threading.Lock()
-        self.stopped = threading.Event()
+        self._measuring = 0
+        self._stopped = False
+        self._changed = threading.Condition()
 
     def take(self) -> Task | None:
-        """The next span, or None when there is nothing left to start."""
-        with self._lock:
-            if self.stopped.is_set():
-                return None
-            if not self._ready:
-                entry = next(self._jobs, None)
-                if entry is None:
+        """The next span, or None when all are handed out. Waits while a pass may follow another."""
+        with self._changed:
+            while not self._stopped:
+                if self._ready:
+                    return self._ready.popleft()
+                if entry := next(self._jobs, None):
+                    running = Running(*entry, self._device, self._seed)
+                    self._measuring += running.phases > 0
+                    self._push(running, 0)
+                elif self._measuring:
+                    self._changed.wait()
+                else:
                     return None
-                self._push(Running(*entry, self._device, self._seed), 0)
-            return self._ready.popleft()
+            return None
 
     def next_pass(self, running: Running, phase: int) -> None:
         """Queue the pass after the one that has just ended."""
-        with self._lock:
+        with self._changed:
             running.left = len(running.spans)
+            self._measuring -= phase == running.phases
             self._push(running, phase)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     def _push(self, running: Running, phase: int) -> None:
         tasks = [Task(running, i, phase) for i in range(len(running.spans))]
@@ -177,7 +190,7 @@ def run(
                     _record(report, plan, tensor)
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread below
             failures.append(error)
-            queue.stopped.set()
+            queue.stop()
 
     started = time.perf_counter()
     with one_torch_thread():
@@ -223,7 +236,7 @@ def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
         try:
             ended.wait()
         except BaseException as error:  # noqa: BLE001 - raised below, when nobody writes any more
-            queue.stopped.set()
+            queue.stop()
             interrupt = interrupt or error
     if interrupt:
         raise interrupt

@@ -8,11 +8,12 @@ import os
 from mergeloom.methods import Elementwise
 from mergeloom.planning.plan import Job, Plan
 
-BLOCK = 1 << 16
-"""Elements that are computed at once: small enough to stay in a core's cache. Part of the result:
-sums over a tensor are taken block by block, so it must not depend on threads or memory."""
+BLOCK = 1 << 18
+"""Elements that are computed at once: small enough for a core's caches, large enough that Python's
+share of a block is small. Part of the result: sums over a tensor are taken block by block, so it
+must not depend on threads or memory."""
 
-BLOCKS_PER_SPAN = 32
+BLOCKS_PER_SPAN = 8
 """Blocks that one worker takes at a time."""
 
 BASELINE = 380 << 20
