@@ -209,8 +209,8 @@ def fusion(base: Array, other: Array) -> Exact:
     limit = median + 1.5 * (third - first)
     chosen = scores >= limit
     # The divergence of a row is a small difference of large numbers.
-    noise = np.abs(a - b) * (2e-6 + 1e-4 * divergence)
-    near = np.abs(scores - limit) <= noise.reshape(base.shape) + noise.max() * 0.05
+    noise = np.abs(a - b) * (1e-10 + 1e-5 * divergence)
+    near = np.abs(scores - limit) <= noise.reshape(base.shape) + 1e-5 * limit
     return Exact(np.where(chosen, other, base), np.abs(base) + np.abs(other), near)
 
 

@@ -93,6 +93,19 @@ def test_arcee_fusion_of_more_than_a_million_elements_takes_no_sample():
     assert np.array_equal(exact(got)[~wanted.open], wanted.value[~wanted.open])
 
 
+@pytest.mark.parametrize("size", [1e-4, 5e-4, 5e-3])
+def test_arcee_fusion_sees_the_divergence_of_small_changes(size):
+    """It is some 1e-8 of sums near 1: in float32 rounding would choose the rows."""
+    random = np.random.default_rng(5)
+    base = torch.from_numpy(random.standard_normal((60, 999)) * 0.02).bfloat16()
+    scales = np.linspace(0.5, 2, 60)[:, None] * size
+    other = (base + torch.from_numpy(random.standard_normal((60, 999)) * scales)).bfloat16()
+    wanted = plain.fusion(exact(base), exact(other))
+    assert wanted.open.mean() < 0.01
+    got = one_tensor("arcee_fusion", [other], [{}], base=base)
+    assert np.array_equal(exact(got)[~wanted.open], wanted.value[~wanted.open])
+
+
 def test_arcee_fusion_where_rows_hold_one_element_keeps_the_base():
     base, other = torch.arange(6.0).view(6, 1), torch.arange(6.0).view(6, 1) * 2 + 1
     assert torch.equal(one_tensor("arcee_fusion", [other], [{}], base=base), base)

@@ -200,13 +200,18 @@ def arcee_fusion(arguments: Arguments) -> Formula:
 
 def fusion_scores(block: Block) -> torch.Tensor:
     """``|A − B|`` times the divergence of the row's softmaxes, shape (1, elements), ≥ 0."""
+    import torch
+
     row = block.shape[-1] if block.shape else 1
     delta = block.deltas[0].view(-1, row)
     base = block.base.view(-1, row)
-    ours = (base + delta).softmax(-1).add_(PROBABILITY_FLOOR)
-    theirs = base.softmax(-1).add_(PROBABILITY_FLOOR)
+    # Of a usual fine-tune (changes of 5e-4) the divergence is 1e-7: float32 would see only noise.
+    wide = torch.float32 if base.device.type == "mps" else torch.float64
+    ours = (base + delta).softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
+    theirs = base.softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
     divergence = ours.div(theirs).log_().mul_(ours).sum(-1, keepdim=True).clamp_(min=0.0)
-    return delta.mul(divergence).abs_().view(1, -1)  # abs last: a NaN may carry a sign
+    scores = delta.mul(divergence.to(delta.dtype)).abs_()  # abs last: a NaN may carry a sign
+    return scores.view(1, -1)
 
 
 # --- ram -----------------------------------------------------------------------------------------
