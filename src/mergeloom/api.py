@@ -169,7 +169,7 @@ def run_plan(
             seconds += write(part, part.folder, settings, card=card).report.seconds
     close_files()
     if not keep_intermediates:
-        _remove_intermediates(planned)
+        _remove_intermediates(planned, target)
     return Merged(
         target,
         planned,
@@ -180,12 +180,17 @@ def run_plan(
     )
 
 
-def _remove_intermediates(planned: Plan) -> None:
+def _remove_intermediates(planned: Plan, target: Path) -> None:
     """Delete the results of earlier documents, and their folder when nothing else is in it."""
-    for folder in (part.folder for part in planned.chain if part.folder):
+    folders = [part.folder for part in planned.chain if part.folder]
+    for folder in folders:
         shutil.rmtree(folder)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()
+    for parent in {folder.parent for folder in folders}:
+        if parent == default_intermediates(target):
+            shutil.rmtree(parent)  # with what killed runs of other recipes left there
+        else:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def merge_state_dicts(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mergeloom.architecture.stacks import LAYER_LIST_KEYS, Stack, lookup
+from mergeloom.architecture.stacks import COUNT_KEYS, LAYER_LIST_KEYS, Stack, lookup
 
 Scope = Mapping[str, Any]
 Selection = Sequence[tuple[Scope, int]]
@@ -90,9 +90,15 @@ def _rewrite(key: str, value: Any, old: int, selection: Selection, *, count: str
     """The new value of one key of the scope, or None to leave it."""
     new = len(selection)
     if isinstance(value, int) and not isinstance(value, bool):
-        return new if key == count and value == old else None
+        # Whisper writes the encoder's count twice, as encoder_layers and num_hidden_layers.
+        return new if value == old and (key == count or key in COUNT_KEYS) else None
     if isinstance(value, list) and _is_index_list(key, value, old):
-        return [j for j, (source, i) in enumerate(selection) if i in (_of(source, key) or value)]
+        lists = [_of(source, key) for source, _ in selection]
+        return [
+            j
+            for j, ((_, i), theirs) in enumerate(zip(selection, lists, strict=True))
+            if i in (value if theirs is None else theirs)
+        ]
     if isinstance(value, list) and len(value) == old:
         return [_pick(_of(source, key), value, i) for source, i in selection]
     if isinstance(value, list) and key in LAYER_LIST_KEYS and 0 < len(value) < old:

@@ -176,8 +176,10 @@ def report_lacking(maker: JobMaker, whole: Sequence[ModelReference]) -> None:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         maker.problems.error(
             where,
-            f"{label} lacks {len(names)} of the {len(maker.models.donor.layout.shapes)} tensors "
-            f"that {donor} has: {shown}",
+            f"{label} lacks {len(names)} tensors that the other sources have: {shown}"
+            if label == donor
+            else f"{label} lacks {len(names)} of the {len(maker.models.donor.layout.shapes)} "
+            f"tensors that {donor} has: {shown}",
             "Leave them out with exclude: to take the base's, or check that it is the same kind "
             "of model.",
             maker.recipe.line(where),

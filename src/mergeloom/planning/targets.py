@@ -261,13 +261,25 @@ def _layers(
     if not spans:
         return
     count = spans[0][1] - spans[0][0]
-    lead = part.base or 0
-    model = models[part.inputs[lead].model]
-    theirs = model.stack_like(models.donor.layout, stack) or stack
     for offset in range(count):
         position = offset / (count - 1) if count > 1 else 1.0
         out = first + offset
-        for suffix in model.layout.suffixes.get((theirs.prefix, spans[lead][0] + offset), ()):
+        for suffix in _suffixes(part, spans, offset, stack, models):
             sources = tuple(stack.tensor(start + offset, suffix) for start, _ in spans)
             place = Place("layer", stack, out, suffix)
             yield Target(stack.tensor(out, suffix), part, sources, place, position)
+
+
+def _suffixes(
+    part: Part, spans: Sequence[tuple[int, int]], offset: int, stack: Stack, models: Models
+) -> Iterator[str]:
+    """What the layers that meet are made of: the lead's suffixes, then what others have more."""
+    found: dict[str, None] = {}
+    lead = part.base or 0
+    order = [lead, *(i for i in range(len(spans)) if i != lead)]
+    for i in order:
+        model = models[part.inputs[i].model]
+        theirs = model.stack_like(models.donor.layout, stack) or stack
+        own = model.layout.suffixes.get((theirs.prefix, spans[i][0] + offset), ())
+        found.update(dict.fromkeys(own))
+    yield from found
