@@ -177,8 +177,9 @@ def rank_chances(block: Block, model: int, density: float, epsilon: float) -> to
     place = torch.arange(axis, dtype=torch.int64)
     keys = rows.cpu().view(torch.int32).to(torch.int64).mul_(1 << 32).add_(place).numpy()
     order = torch.from_numpy(np.sort(keys, axis=1)).bitwise_and_(0xFFFFFFFF)
-    steps = torch.linspace(density - epsilon, density + epsilon, axis, dtype=torch.float32)
-    chance = torch.empty(rows.shape, dtype=torch.float32)
+    kind = block.deltas.dtype
+    steps = torch.linspace(density - epsilon, density + epsilon, axis, dtype=kind)
+    chance = torch.empty(rows.shape, dtype=kind)
     chance.scatter_(1, order, steps.expand(rows.shape))
     back = chance.view(-1, _product(shape[2:]), axis).transpose(1, 2).reshape(-1)
     return back.to(block.deltas.device)
