@@ -14,9 +14,9 @@ from inputs import NAMES, dtypes, random_tensor, seeds, shapes
 from naive_sparse import Exact
 
 import mergeloom
+from mergeloom.engine.sizes import BLOCK, BLOCKS_PER_SPAN
 
-BLOCK = 1 << 16
-SPAN = 32 * BLOCK
+SPAN = BLOCKS_PER_SPAN * BLOCK
 steps = st.sampled_from([0, 1, 3, 40])
 any_numbers = st.one_of(steps, st.none())
 

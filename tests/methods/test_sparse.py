@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from grid import (
+    BLOCK,
     SPAN,
     Drawn,
     assert_matches,
@@ -147,7 +148,7 @@ def test_equals_over_many_blocks_and_ranges(dtype, step):
                               changes[0] * plain.middle(changes[0], 0.5, 0.2))  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [1, 65536, SPAN - 1, SPAN, SPAN + 1, SPAN + 65536, 2 * SPAN])
+@pytest.mark.parametrize("count", [1, BLOCK, SPAN - 1, SPAN, SPAN + 1, SPAN + BLOCK, 2 * SPAN])
 def test_a_threshold_at_the_edge_of_a_block_or_range(count):
     """All changes are equal, so the first ``count`` elements are kept and no other."""
     size = 2 * SPAN + 3
