@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,12 @@ def load_with_problems(source: RecipeSource, problems: Problems, *, lenient: boo
     return _load(source, lenient=lenient, methods=METHODS, problems=problems)
 
 
+def _loaded(recipe: Recipe | RecipeSource, options: Options | None) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return load_recipe(recipe, lenient=options is not None and options.lenient)
+
+
 def plan(recipe: Recipe | RecipeSource, options: Options | None = None) -> Plan:
     """Decide everything about a merge: jobs, shards, config, files. Reads headers only.
 
@@ -71,8 +77,7 @@ def plan(recipe: Recipe | RecipeSource, options: Options | None = None) -> Plan:
     Raises:
         RecipeError, CheckpointError: with every mistake in ``problems``.
     """
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    return make_plan(loaded, options)
+    return make_plan(_loaded(recipe, options), options)
 
 
 def merge(
@@ -119,9 +124,8 @@ def merge(
     options = options or Options()
     if options.intermediates is None:
         options = replace(options, intermediates=default_intermediates(target))
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     return run_plan(
-        make_plan(loaded, options),
+        make_plan(_loaded(recipe, options), options),
         target,
         threads=threads,
         max_memory=max_memory,
@@ -157,7 +161,8 @@ def run_plan(
     settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
     for part in parts:
         check_settings(part, settings)
-    check_space(target, planned.bytes_out)
+    for folder, needed in _disk_needed(parts, target).items():
+        check_space(folder, needed)
     seconds = 0.0
     for part in parts:
         for checkpoint in part.inputs:
@@ -178,6 +183,19 @@ def run_plan(
         written.report.notes,
         seconds,
     )
+
+
+def _disk_needed(parts: Iterable[Plan], target: Path) -> dict[Path, int]:
+    """Where something is written → bytes: results of a chain lie beside each other till its end."""
+    needed: dict[Path, int] = {}
+    for part in parts:
+        if part.folder is None or part.folder.parent == default_intermediates(target):
+            needed[target] = needed.get(target, 0) + (
+                0 if part.folder and part.folder.exists() else part.bytes_out
+            )
+        elif not part.folder.exists():
+            needed[part.folder] = part.bytes_out
+    return needed
 
 
 def _remove_intermediates(planned: Plan, target: Path) -> None:
@@ -223,7 +241,7 @@ def merge_state_dicts(
     from mergeloom.engine.sink import Tensors
     from mergeloom.planning import plan_opened
 
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    loaded = _loaded(recipe, options)
     if loaded.chain:
         raise RecipeError("a chain of documents cannot be merged in memory: merge them in turn")
     opened = {}

@@ -126,3 +126,40 @@ def test_nothing_of_this_machine_in_the_files_of_a_chain(folder, tmp_path):
     raw = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert str(folder).encode() not in raw
     assert str(folder) not in (tmp_path / "out" / "README.md").read_text()
+
+
+TWO = """
+name: first
+merge_method: linear
+models: [{{model: {a}, parameters: {{weight: 1}}}}]
+---
+merge_method: passthrough
+models: [{{model: {reference}}}]
+"""
+
+
+@pytest.mark.parametrize("reference", ["first+adapter", "{model: first, lora: adapter}"])
+def test_an_adapter_on_a_document_is_refused_and_not_forgotten(folder, reference):
+    with pytest.raises(mergeloom.CheckpointError, match=r"not supported yet.*first\+adapter"):
+        mergeloom.plan(TWO.format(a=folder / "A", reference=reference))
+
+
+def test_a_revision_of_a_document_is_told_to_mean_nothing(folder):
+    plan = mergeloom.plan(TWO.format(a=folder / "A", reference="first@v2"))
+    assert [p.recipe.name for p in plan.chain] == ["first"]
+    assert any("its revision is not looked at" in str(warning) for warning in plan.warnings)
+
+
+def test_the_architecture_of_a_document_can_be_overridden(folder):
+    reference = "{model: first, override_architecture: OtherForCausalLM}"
+    plan = mergeloom.plan(TWO.format(a=folder / "A", reference=reference))
+    assert plan.config["architectures"] == ["OtherForCausalLM"]
+
+
+def test_disk_space_is_asked_for_all_documents_before_the_first_runs(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "mergeloom.output.directory.check_space", lambda out, needed: asked.append((out, needed))
+    )
+    plan = mergeloom.merge(chain(folder), tmp_path / "out").plan
+    assert asked[0] == (tmp_path / "out", sum(p.bytes_out for p in (*plan.chain, plan)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mergeloom.architecture import Alignment, Layout, Stack, align, understand
@@ -74,10 +74,11 @@ def open_models(
     planned = {plan.recipe.name: plan for plan in chain}
     opened: dict[ModelReference, Checkpoint] = {}
     for reference in recipe.models():
-        if reference.path in planned:
-            opened[reference] = planned_checkpoint(planned[reference.path])
-            continue
         where = place_of(recipe, reference)
+        if reference.path in planned:
+            if result := _result(reference, planned[reference.path], where, recipe, problems):
+                opened[reference] = result
+            continue
         checkpoint = open_checkpoint(
             reference,
             problems,
@@ -90,6 +91,30 @@ def open_models(
     if len(opened) < len(recipe.models()):
         return None
     return opened
+
+
+def _result(
+    reference: ModelReference, plan: Plan, where: str, recipe: Recipe, problems: Problems
+) -> Checkpoint | None:
+    """An earlier document's result under a reference that may ask for more than its name."""
+    if reference.lora is not None:
+        problems.error(
+            where,
+            f"LoRA adapters are not supported yet in this version: {reference}",
+            "Merge the adapter into a model first (peft merge_and_unload).",
+            recipe.line(where),
+        )
+        return None
+    if reference.revision is not None:
+        problems.warn(
+            where,
+            f"{reference.path} is a document of this file: its revision is not looked at",
+            line=recipe.line(where),
+        )
+    made = planned_checkpoint(plan)
+    if reference.override_architecture is None or made.config is None:
+        return made
+    return replace(made, config={**made.config, "architectures": [reference.override_architecture]})
 
 
 def relate(opened: Mapping[ModelReference, Checkpoint], donor: ModelReference) -> Models:
