@@ -201,3 +201,23 @@ slices: [{sources: [{model: A, layer_range: [0, 4]}, {model: B, layer_range: [0,
     recipe["base_model"] = str(tmp_path / "D")
     made = jobs(mergeloom.plan(recipe))
     assert sources(made["model.extra.weight"]) == ["D:model.extra.weight"]
+
+
+UNSELECTED = """
+merge_method: linear
+base_model: B
+parameters: {weight: 0.5}
+exclude: ['*norm*', lm_head.weight]
+slices:
+- sources: [{model: A, layer_range: [0, 2]}, {model: B, layer_range: [1, 3]}]
+- sources: [{model: A, layer_range: [1, 2]}]
+"""
+
+
+def test_what_is_excluded_is_the_bases_also_where_the_method_has_no_base(folder):
+    made = jobs(planned(folder, UNSELECTED))
+    norm = "model.layers.{}.input_layernorm.weight"
+    assert sources(made[norm.format(0)]) == [f"B:{norm.format(1)}"]  # a source, second in line
+    assert sources(made[norm.format(2)]) == [f"A:{norm.format(1)}"]  # no layer of B belongs here
+    for name in (NORM, HEAD):
+        assert sources(made[name]) == [f"B:{name}"]

@@ -88,11 +88,17 @@ class JobMaker:
     ) -> Job | None:
         """A copy from the base, else from the donor where it is meant, else the first input."""
         donor = self.models.donor_reference
-        if part.base is None and not part.is_slice and donor.path:
+        # A base that is no source of the slice has no layer that belongs here, but ends it has.
+        spoken = not part.is_slice or (
+            self.recipe.base_model is not None
+            and part.origin is None
+            and target.place.role != "layer"
+        )
+        if part.base is None and spoken and donor.path:
             name = self.models.find(donor, target.name)
             if name is not None:
                 return self._copy(target, donor, name, why)
-        lead = part.base or 0
+        lead = part.origin or 0
         order = [lead, *(i for i in range(len(found)) if i != lead)]
         for i in order:
             if (name := found[i]) is not None:

@@ -24,6 +24,8 @@ class Part:
 
     ``base`` is the place of the method's base among ``inputs``, None without one. ``levels`` are
     the settings below the inputs' own, highest precedence first, each with its recipe path.
+    ``origin`` is the place of the base that the recipe names, also where the method uses none:
+    tensors that are not merged are copied from it.
     """
 
     inputs: tuple[Input, ...]
@@ -31,6 +33,7 @@ class Part:
     levels: tuple[tuple[str, Settings], ...]
     where: str
     is_slice: bool = False
+    origin: int | None = None
 
     @property
     def others(self) -> tuple[Input, ...]:
@@ -139,7 +142,7 @@ def _models_part(recipe: Recipe, module: Module, method: Method) -> Part:
     if method.base != "unused" and recipe.base_model and base is None:
         inputs = (*inputs, Input(recipe.base_model, where="base_model"))
         base = len(inputs) - 1
-    return Part(inputs, base, _levels(recipe, module), module.where or "models")
+    return Part(inputs, base, _levels(recipe, module), module.where or "models", origin=base)
 
 
 def _levels(
@@ -215,8 +218,10 @@ def _in_stack(name: str, layout: Layout, stack: Stack) -> bool:
 
 def _slice_part(recipe: Recipe, module: Module, piece: Slice, method: Method) -> Part:
     reference = piece.base_model or recipe.base_model
-    base = _position(piece.inputs, reference) if method.base != "unused" else None
-    return Part(piece.inputs, base, _levels(recipe, module, piece), piece.where, True)
+    origin = _position(piece.inputs, reference)
+    base = origin if method.base != "unused" else None
+    levels = _levels(recipe, module, piece)
+    return Part(piece.inputs, base, levels, piece.where, True, origin)
 
 
 def _ranges(
