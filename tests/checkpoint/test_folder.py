@@ -220,6 +220,12 @@ def test_side_files_are_all_that_is_not_weights(model, tmp_path):
     assert good("m").side_files == tuple(sorted([*kept, "merges.txt"]))
 
 
+@pytest.mark.parametrize("path", [".", "..", "./", ""])
+def test_a_module_that_is_the_folder_itself_does_not_make_weights_side_files(model, path):
+    put(model, {"modules.json": f'[{{"path": "{path}"}}]'.encode(), "model.safetensors": ["a"]})
+    assert good("m").side_files == ("modules.json",)
+
+
 def test_config_is_raw_and_its_architecture_can_be_overridden(model):
     put(model, {"model.safetensors": ["a"]})
     assert good("m").config is None

@@ -78,7 +78,7 @@ def test_killed_at_random_moments(shards, seed, inputs, tmp_path):
     text, out = recipe(inputs), tmp_path / "killed" / "out"
     mergeloom.merge(text, tmp_path / "whole" / "out", options=options)
     chance = random.Random(seed)
-    journal = out.parent / ".out.partial" / "journal.jsonl"
+    journal = out.parent / ".out.partial" / ".journal.jsonl"
     for _ in range(3):
         process = victim.start(text, str(out), 0.05, options=options, threads=2)
         wait_for_a_tensor(journal, process.is_alive)
@@ -110,7 +110,7 @@ def test_stopped_after_every_number_of_pieces(method, inputs, tmp_path):
 def test_a_journal_cut_anywhere_is_still_read(inputs, tmp_path):
     text, out = recipe(inputs, "linear"), tmp_path / "out"
     mergeloom.merge(text, tmp_path / "whole" / "out")
-    journal = tmp_path / ".out.partial" / "journal.jsonl"
+    journal = tmp_path / ".out.partial" / ".journal.jsonl"
     for cut in (1, 3, 9):
         interrupted(text, out, TENSORS - 3)
         raw = journal.read_bytes()
@@ -164,7 +164,7 @@ def test_a_second_run_on_the_same_output_is_refused(inputs, tmp_path):
     out = tmp_path / "out"
     process = victim.start(recipe(inputs), str(out), 0.05, threads=1)
     try:
-        wait_for_a_tensor(tmp_path / ".out.partial" / "journal.jsonl", process.is_alive)
+        wait_for_a_tensor(tmp_path / ".out.partial" / ".journal.jsonl", process.is_alive)
         with pytest.raises(OutputError, match="another merge is writing it"):
             mergeloom.merge(recipe(inputs), out)
         with pytest.raises(OutputError, match="another merge is writing it"):
@@ -189,7 +189,7 @@ def test_the_command_is_stopped_and_goes_on(blow, inputs, tmp_path):
     text = recipe(inputs) + "parameters: {nuslerp_flatten: false, nuslerp_row_wise: true}\n"
     mergeloom.merge(text, tmp_path / "whole" / "out")
     process = subprocess.Popen(command(text, tmp_path), stderr=subprocess.PIPE, text=True)
-    journal = tmp_path / ".out.partial" / "journal.jsonl"
+    journal = tmp_path / ".out.partial" / ".journal.jsonl"
     wait_for_a_tensor(journal, lambda: process.poll() is None)
     process.send_signal(blow)
     _, said = process.communicate()

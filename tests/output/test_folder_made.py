@@ -217,3 +217,19 @@ def test_a_bare_weight_file_gives_a_folder_without_a_config(tmp_path):
                     tmp_path / "out")  # fmt: skip
     assert set(content(tmp_path / "out")) == {"model.safetensors", "README.md",
                                               "mergekit_config.yml"}  # fmt: skip
+
+
+def test_a_side_file_cannot_be_taken_for_the_journal(pair, tmp_path):
+    (pair / "A" / "journal.jsonl").write_text("mine\n")
+    mergeloom.merge(recipe(pair), tmp_path / "out")
+    assert (tmp_path / "out" / "journal.jsonl").read_text() == "mine\n"
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_lenient_is_also_meant_for_the_recipe_that_is_given_as_text(pair, tmp_path):
+    text = recipe(pair, dype="float32")
+    with pytest.raises(mergeloom.RecipeError, match="did you mean dtype"):
+        mergeloom.plan(text)
+    lenient = Options(lenient=True)
+    assert mergeloom.plan(text, lenient).jobs
+    assert mergeloom.merge(text, tmp_path / "out", options=lenient).out.is_dir()

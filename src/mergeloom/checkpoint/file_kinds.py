@@ -116,4 +116,4 @@ def module_folders(root: Path) -> tuple[str, ...]:
     if not isinstance(modules, list):
         return ()
     paths = [m.get("path") for m in modules if isinstance(m, dict)]
-    return tuple(p for p in paths if isinstance(p, str) and re.fullmatch(r"[\w.-]+", p))
+    return tuple(p for p in paths if isinstance(p, str) and re.fullmatch(r"\w[\w.-]*", p))

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from mergeloom.errors import OutputError, Problem
 
-JOURNAL = "journal.jsonl"
+JOURNAL = ".journal.jsonl"  # hidden, as no side file is: it cannot be taken for one
 RESERVE = 16 << 20
 """Bytes kept free beside the weights for config, tokenizer and the file system's own needs."""
 _OUR_HEADER = b'{"__metadata__":{"format":"pt","mergeloom":'
@@ -101,7 +101,7 @@ def check_space(out: Path, needed: int) -> None:
     What a partial output of an earlier run already occupies is not needed again.
     """
     partial = partial_folder(out)
-    held = sum(f.stat().st_blocks * 512 for f in partial.glob("*")) if partial.is_dir() else 0
+    held = sum(_occupied(f) for f in partial.glob("*")) if partial.is_dir() else 0
     free = shutil.disk_usage(_existing(partial)).free
     if needed + RESERVE - held > free:
         raise OutputError(
@@ -111,6 +111,13 @@ def check_space(out: Path, needed: int) -> None:
                 "Free some space or choose another disk.",
             )
         )
+
+
+def _occupied(path: Path) -> int:
+    """Bytes of the disk that a file takes, which are fewer than its size if it has holes."""
+    status = path.stat()
+    # Windows has no count of blocks, and allots a file whole.
+    return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
 
 
 @contextmanager
