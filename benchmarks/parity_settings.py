@@ -18,8 +18,12 @@ same numbers.
 - **beyond rounding**: the share of elements that are further apart than two roundings to float32.
 - **error**: on float32 models, the largest distance of any element from the float64 result.
 - **bf16**: on bfloat16 models, the share of elements equal to the float64 result rounded once.
-  mergeloom computes in float32 and rounds once; mergekit mostly computes in bfloat16.
+  mergeloom computes in float32 and rounds once; mergekit mostly computes in bfloat16. Where round
+  parameters put many results exactly between two bfloat16 numbers, either neighbour is right.
 - **why**: the reason for differences that are not rounding.
+
+The float64 result is mergeloom's own with `dtype: float64`, which the tests hold against plain
+formulas that share no code with it.
 
 To write this page again: `python benchmarks/peer.py setup`, then
 `python benchmarks/parity.py --out docs/parity.md`.
@@ -30,7 +34,8 @@ GUARD = (
     "less than 1e-6); the reference of the method does not, and neither do we"
 )
 QUARTILES = (
-    "mergekit takes the quartiles of more than 10⁶ scores from a random sample; ours are exact"
+    "mergekit takes the quartiles of more than 10⁶ scores from a random sample, and divergences in "
+    "the models' precision, where small ones are lost; ours are exact"
 )
 SUMS = "mergekit takes norms and inner products in float32, ours in float64: see the two errors"
 THREE = (0.5123, 0.2871, 0.3719)
