@@ -39,7 +39,7 @@ def usable(values: np.ndarray, tensors, dtype) -> bool:
     return bool(np.isfinite(values).all()) and fits(certain(values, np.abs(values) * 2), dtype)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(drawn_models(1, 4), weights, st.booleans(), st.booleans(), outs)
 def test_multislerp(drawn, ws, with_base, normalize, out):
     base, *others = drawn.tensors()
@@ -59,7 +59,7 @@ def test_multislerp(drawn, ws, with_base, normalize, out):
     check(got, value, used, wide, out, max(1.0, sum(ws)) ** 2 / shortest**2)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(drawn_models(0, 3), st.integers(0, 12), outs)
 def test_karcher(drawn, max_iter, out):
     tensors = drawn.tensors()
@@ -71,7 +71,7 @@ def test_karcher(drawn, max_iter, out):
     check(got, value, tensors, wide, out, 4 / np.sin(max(widest, 0.35)) ** 2 if widest > 1 else 8)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(drawn_models(2, 4), st.booleans(), outs)
 def test_model_stock(drawn, filter_wise, out):
     tensors = base, *others = drawn.tensors()

@@ -30,7 +30,7 @@ def check(wanted, method, base, others, wide, out, each=None, **shared):
     assert_matches(got, wanted, wide)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(drawn_models(1, 4, steps), shares, outs)
 def test_sce(drawn, share, out):
     base, others, wide, changes = prepared(drawn, out)
@@ -133,7 +133,7 @@ four_weights = st.lists(weights, min_size=4, max_size=4)
 thresholds = st.lists(st.sampled_from([1.0, 0.0, 0.4, 3.0, -1.0]), min_size=4, max_size=4)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(drawn_models(1, 4), four_weights, thresholds, st.integers(0, 5), st.booleans(), outs)
 def test_consensus_ta(drawn, ws, limits, k, normalize, out):
     base, others, wide, changes = prepared(drawn, out)
@@ -144,7 +144,7 @@ def test_consensus_ta(drawn, ws, limits, k, normalize, out):
     check(wanted, "consensus_ta", base, others, wide, out, each, normalize=normalize)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(drawn_models(1, 4), four_weights, thresholds, st.integers(0, 5),
        st.lists(shares, min_size=4, max_size=4), st.booleans(),
        st.sampled_from([False, True, "density"]), outs)  # fmt: skip

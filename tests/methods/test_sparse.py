@@ -71,7 +71,7 @@ def chance_of(method: str, delta: np.ndarray, own: dict[str, Any]) -> Any:
     return own["density"]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(drawn_models(1, 4), st.sampled_from(BY_SIZE), lists(weights), lists(densities),
        lists(gammas), shared_settings, elections, outs, st.booleans())  # fmt: skip
 def test_kept_by_size(drawn, method, ws, ds, gs, shared, election, out, listed):
@@ -103,7 +103,7 @@ def drawn_mask(method: str, name: str, other: torch.Tensor, base: torch.Tensor, 
     return (exact(alone) != exact(base)).astype(float)
 
 
-@settings(max_examples=120)
+@settings(max_examples=100)
 @given(drawn_models(1, 3, st.sampled_from([1, 40])), st.sampled_from(BY_CHANCE), lists(weights),
        lists(densities), lists(st.sampled_from([0.0, 0.5, 0.999])), shared_settings, elections,
        outs)  # fmt: skip
