@@ -67,6 +67,12 @@ def _loaded(recipe: Recipe | RecipeSource, options: Options | None) -> Recipe:
     return load_recipe(recipe, lenient=options is not None and options.lenient)
 
 
+def _planned(recipe: Recipe, options: Options | None) -> Plan:
+    """The plan with all there is to tell: the recipe's own warnings before those of its models."""
+    made = make_plan(recipe, options)
+    return replace(made, warnings=(*recipe.warnings, *made.warnings))
+
+
 def plan(recipe: Recipe | RecipeSource, options: Options | None = None) -> Plan:
     """Decide everything about a merge: jobs, shards, config, files. Reads headers only.
 
@@ -77,7 +83,7 @@ def plan(recipe: Recipe | RecipeSource, options: Options | None = None) -> Plan:
     Raises:
         RecipeError, CheckpointError: with every mistake in ``problems``.
     """
-    return make_plan(_loaded(recipe, options), options)
+    return _planned(_loaded(recipe, options), options)
 
 
 def merge(
@@ -125,7 +131,7 @@ def merge(
     if options.intermediates is None:
         options = replace(options, intermediates=default_intermediates(target))
     return run_plan(
-        make_plan(_loaded(recipe, options), options),
+        _planned(_loaded(recipe, options), options),
         target,
         threads=threads,
         max_memory=max_memory,

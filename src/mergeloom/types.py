@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from mergeloom.errors import Problem
+
 # --- dtypes -----------------------------------------------------------------------------------
 
 
@@ -160,6 +162,7 @@ class Recipe:
         lines: recipe path → 1-based line, for messages.
         chain: the documents of the same file that come before this one, in the order to run.
             A model reference whose ``path`` is a chain document's ``name`` means its result.
+        warnings: what reading the file, with all its documents, found to be told.
     """
 
     merge_method: str
@@ -177,6 +180,7 @@ class Recipe:
     text: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
     chain: tuple[Recipe, ...] = ()
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     def models(self) -> tuple[ModelReference, ...]:
         """Every model used, in order of first appearance, the base first if there is one."""

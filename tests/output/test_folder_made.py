@@ -233,3 +233,33 @@ def test_lenient_is_also_meant_for_the_recipe_that_is_given_as_text(pair, tmp_pa
     lenient = Options(lenient=True)
     assert mergeloom.plan(text, lenient).jobs
     assert mergeloom.merge(text, tmp_path / "out", options=lenient).out.is_dir()
+
+
+def test_comments_do_not_tell_the_folders_of_this_machine(pair, tmp_path):
+    text = (
+        "# from /home/me/secret/A, C:\\Users\\me\\B and ~/deep/C; see https://hf.co/org/A\n"
+        + recipe(pair, note="'# /not/a/comment'")
+        + "# last: /home/me/secret/Z"
+    )
+    plan = mergeloom.merge(text, tmp_path / "out", options=Options(lenient=True)).plan
+    card = (tmp_path / "out" / "README.md").read_text()
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        told = json.loads(file.metadata()["mergeloom"])["recipe"]
+    for shown in (card, told):
+        assert "# from A, B and C; see https://hf.co/org/A\n" in shown
+        assert "# /not/a/comment" in shown
+        assert "# last: Z" in shown
+    assert (tmp_path / "out" / "mergekit_config.yml").read_text() == text == plan.recipe.text
+
+
+def test_warnings_about_the_recipe_reach_python_too(pair):
+    plan = mergeloom.plan(recipe(pair, parameters={"densty": 1}))
+    assert any("densty" in str(warning) for warning in plan.warnings)
+    assert plan.recipe.warnings == plan.warnings[: len(plan.recipe.warnings)]
+
+
+def test_the_card_of_a_sentence_transformers_folder_names_its_library(pair, tmp_path):
+    (pair / "A" / "modules.json").write_text('[{"path": ""}]')
+    mergeloom.merge(recipe(pair), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: sentence-transformers\n" in card

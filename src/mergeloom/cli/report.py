@@ -79,7 +79,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             for f in plan.filters
         ],
         "unused": {model: list(names) for model, names in plan.unused.items()},
-        "warnings": [str(w) for w in plan.warnings],
+        "warnings": [str(w) for w in (*plan.recipe.warnings, *plan.warnings)],
         "chain": [plan_json(part) for part in plan.chain],
     }
 

@@ -41,7 +41,8 @@ def _front_matter(plan: Plan) -> dict[str, Any]:
     inputs = _inputs(plan)
     if models := [c.label.partition("@")[0] for c in inputs if _is_hub(c)]:
         front["base_model"] = list(dict.fromkeys(models))
-    front["library_name"] = "transformers"
+    modules = any(file.name == "modules.json" for file in plan.side_files)
+    front["library_name"] = "sentence-transformers" if modules else "transformers"
     front["tags"] = ["mergekit", "merge", "mergeloom"]
     licences = [_licence(c) for c in inputs]
     if licences and licences[0] and len(set(licences)) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -14,6 +14,10 @@ from mergeloom.planning.shards import header
 from mergeloom.types import Checkpoint, ModelReference, Recipe
 
 LOCAL_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\|\.\.?[\\/])")
+FOLDERS = re.compile(r"(?<![\w.:/~*])(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\'\"#,]+[\\/])+")
+"""The folders in front of the last part of an absolute path."""
+
+COMMENT = re.compile(r"(?:(?<=\s)|^)#.*", re.MULTILINE)
 UNKNOWN = "0" * 64
 
 
@@ -44,7 +48,28 @@ def _public_text(text: str, paths: tuple[str, ...]) -> str:
             text = text[:start] + json.dumps(shown, ensure_ascii=False) + text[end:]
     for path in paths:
         text = text.replace(path, public_name(path))
+    return _without_folders_in_comments(text)
+
+
+def _without_folders_in_comments(text: str) -> str:
+    """``text`` with the absolute paths in its comments shortened to their last part."""
+    if not FOLDERS.search(text):
+        return text
+    spans = [(a, b) for a, b, _ in _scalars(text) if FOLDERS.search(text, a, b)]
+    for found in reversed(list(COMMENT.finditer(text))):
+        # A '#' inside a quoted text or a block is no comment.
+        if not any(a <= found.start() < b for a, b in spans):
+            text = text[: found.start()] + FOLDERS.sub("", found[0]) + text[found.end() :]
     return text
+
+
+def _scalars(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, value) of every YAML scalar in the text."""
+    import yaml
+
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.ScalarToken) and token.start_mark and token.end_mark:
+            yield token.start_mark.index, token.end_mark.index, token.value
 
 
 def _scalars_spelt_otherwise(text: str) -> list[tuple[int, int, str]]:
@@ -52,15 +77,11 @@ def _scalars_spelt_otherwise(text: str) -> list[tuple[int, int, str]]:
 
     A path is folded over two lines, or has escapes or doubled quotes in it.
     """
-    import yaml
-
     found = []
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        if isinstance(token, yaml.ScalarToken) and token.start_mark and token.end_mark:
-            start, end = token.start_mark.index, token.end_mark.index
-            written = text[start:end].rstrip()  # the mark of a block's end is behind its line
-            if token.value not in written:
-                found.append((start, start + len(written), token.value))
+    for start, end, value in _scalars(text):
+        written = text[start:end].rstrip()  # the mark of a block's end is behind its line
+        if value not in written:
+            found.append((start, start + len(written), value))
     return found
 
 

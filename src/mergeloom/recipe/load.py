@@ -51,7 +51,8 @@ def load_recipe(
     try:
         recipes = [read_document(d, methods, found, lenient) for d in _documents(source)]
         found.raise_errors(RecipeError)
-        return arrange([recipe for recipe in recipes if recipe is not None], found)
+        final = arrange([recipe for recipe in recipes if recipe is not None], found)
+        return replace(final, warnings=tuple(found.warnings))
     finally:
         if problems is not None:
             for warning in found.warnings:
