@@ -19,6 +19,8 @@ def plan_text(plan: Plan, *, show_parameters: bool) -> str:
             lines.append(f"== {part.recipe.name or 'result'} ({part.recipe.merge_method})")
         lines += [_job(job, show_parameters) for job in part.jobs]
         lines += ["", *_filters(part), *_totals(part), ""]
+    if plan.chain:
+        lines += [f"all documents together need {show_size(plan.disk)} of disk", ""]
     return "\n".join(lines)
 
 
@@ -70,6 +72,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "bytes_read": plan.bytes_in,
         "bytes_written": plan.bytes_out,
+        "disk": plan.disk,
         "peak_memory": peak_bytes(plan, default_threads()),
         "jobs": [_job_json(job) for job in plan.jobs],
         "shards": [{"file": s.file, "bytes": s.data_bytes} for s in plan.shards],

@@ -70,7 +70,10 @@ class ElementwiseKernel:
                 self.found.append(TotalsFound())
                 self.plan.append(Phase(number, False))
         self.phases = len(self.plan)
-        self.streams = [Stream(seed, job.name, entry.model) for entry in job.inputs[1:]]
+        # The input's tensor too: one model may come twice in a slice, with different layers.
+        self.streams = [
+            Stream(seed, job.name, f"{entry.model}:{entry.tensor}") for entry in job.inputs[1:]
+        ]
 
     def measure(
         self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch

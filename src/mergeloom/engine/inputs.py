@@ -14,18 +14,20 @@ class Inputs:
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job = job
         self.device = device
+        self.on_cpu = device.type == "cpu"
         wide = job.dtype == "F64" or any(i.view.dtype == "F64" for i in job.inputs)
         self.dtype = torch.float64 if wide else torch.float32
 
     def read(self, number: int, start: int, stop: int, scratch: Scratch) -> torch.Tensor:
         """Elements [start, stop) of an input in its stored dtype; the next read overwrites it."""
-        return self.job.inputs[number].view.read(start, stop, scratch, "raw").to(self.device)
+        raw = self.job.inputs[number].view.read(start, stop, scratch, "raw")
+        return raw if self.on_cpu else raw.to(self.device)
 
     def buffer(
         self, key: str, size: int, scratch: Scratch, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         """Uninitialised elements that live until the same key is asked for again."""
-        if self.device.type != "cpu":
+        if not self.on_cpu:
             return torch.empty(size, dtype=dtype or self.dtype, device=self.device)
         return scratch.tensor(key, size, dtype or self.dtype)
 

@@ -15,7 +15,7 @@ from mergeloom.engine.device import (
     resolve_device,
     take_one_torch_thread,
 )
-from mergeloom.engine.finite import nonfinite
+from mergeloom.engine.finite import nonfinite, surely_finite
 from mergeloom.engine.journal import Finished
 from mergeloom.engine.kernel import make_kernel
 from mergeloom.engine.scratch import Scratch
@@ -320,24 +320,27 @@ class Worker:
         bad = 0
         carried = running.kernel.begin(span) if running.kernel else None
         for a in range(start, stop, running.step):
-            block = self._block(running, a, min(a + running.step, stop), carried)
-            bad += nonfinite(block)
+            block, unsure = self._block(running, a, min(a + running.step, stop), carried)
+            bad += nonfinite(block, self._scratch) if unsure else 0
             self._sink.write(running.number, a, block)
         with running.lock:
             running.nonfinite += bad
         size = DTYPES[running.job.dtype].bytes
         self._progress(_input_bytes(running.job, start, stop), (stop - start) * size)
 
-    def _block(self, running: Running, start: int, stop: int, carried: object) -> torch.Tensor:
-        """One block of the output in the output dtype, rounded once."""
+    def _block(
+        self, running: Running, start: int, stop: int, carried: object
+    ) -> tuple[torch.Tensor, bool]:
+        """One block of the output, rounded once, and whether NaN or infinity may be in it."""
         if running.kernel is None:
-            block = running.job.inputs[0].view.read(start, stop, self._scratch, "raw")
+            block, unsure = running.job.inputs[0].view.read(start, stop, self._scratch, "raw"), True
         else:
             block = running.kernel.compute(start, stop, self._scratch, carried)
+            unsure = not surely_finite(block, running.dtype)
         if block.dtype == running.dtype and block.device.type == "cpu":
-            return block
+            return block, unsure
         out = self._scratch.tensor("out", stop - start, running.dtype)
-        return out.copy_(block)
+        return out.copy_(block), unsure
 
     def _finish(self, task: Task) -> Finished | None:
         running = task.running

@@ -1,6 +1,13 @@
 """Merge methods: formulas and their declarations. A new method is one function in one file."""
 
-from mergeloom.methods import geometric, selective, sparse, spherical, sums  # noqa: F401 (register)
+from mergeloom.methods import (  # noqa: F401 - importing them registers their methods
+    geometric,
+    overlap,
+    selective,
+    sparse,
+    spherical,
+    sums,
+)
 from mergeloom.methods.declaration import (
     Arguments,
     Block,

@@ -100,6 +100,10 @@ class WeightedSum:
     vectors: Literal["tensor", "last", "first"] = "tensor"
 
 
+BASE_ALONE = WeightedSum((), deltas=True)
+"""The result when there is nothing but the base."""
+
+
 class Block(Protocol):
     """What an elementwise method sees: the same stretch of elements of every input.
 

@@ -19,7 +19,7 @@ from mergeloom.errors import (
 )
 from mergeloom.methods import METHODS, Method
 from mergeloom.planning import checks
-from mergeloom.planning.files import output_config, side_files
+from mergeloom.planning.files import output_config, side_files, warn_of_links
 from mergeloom.planning.jobs import JobMaker, unused_tensors
 from mergeloom.planning.models import Models, open_models, relate
 from mergeloom.planning.parameters import Resolver
@@ -126,12 +126,14 @@ def _plan(
     checks.warn_unread(jobs, problems)
     unused = unused_tensors(models, maker.used, _merged_whole(every_part))
     checks.warn_left_out(maker, unused)
+    copied = side_files(recipe, models, options)
+    warn_of_links(copied, problems)
     return Plan(
         recipe=recipe,
         jobs=jobs,
         shards=shard(jobs, options.out_shard_size),
         config=output_config(recipe, models, jobs, restacked, maker.truncated),
-        side_files=side_files(recipe, models, options),
+        side_files=copied,
         inputs=tuple(model.checkpoint for model in models.by_reference.values()),
         donor=models.donor.checkpoint.label,
         seed=options.seed,

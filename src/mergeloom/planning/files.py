@@ -9,6 +9,7 @@ from typing import Any
 from mergeloom.architecture import config as edits
 from mergeloom.architecture.layer_config import count_scope, select_layers
 from mergeloom.architecture.stacks import NEXT_TOKEN_KEYS
+from mergeloom.errors import Problems
 from mergeloom.planning.models import Model, Models
 from mergeloom.planning.plan import Job, Options, SideFile
 from mergeloom.planning.targets import Restacked
@@ -64,6 +65,26 @@ def _scope(model: Model, models: Models, rebuilt: Restacked) -> Mapping[str, Any
     stack = model.stack_like(models.donor.layout, rebuilt.stack)
     config = model.checkpoint.config or {}
     return count_scope(config, stack) if stack else config
+
+
+def warn_of_links(files: Sequence[SideFile], problems: Problems) -> None:
+    """Links that lead out of a model's folder: what they mean is copied, and perhaps published."""
+    for root in dict.fromkeys(file.root for file in files):
+        real = root.resolve()
+        # The hub's cache keeps a revision's files as links to blobs beside its snapshots.
+        home = real.parent.parent if real.parent.name == "snapshots" else real
+        out = [
+            f"{file.name} ({path.resolve()})"
+            for file in files
+            if file.root == root
+            and (path := root / file.name).is_symlink()
+            and not path.resolve().is_relative_to(home)
+        ]
+        if out:
+            shown = ", ".join(out[:3]) + (f" and {len(out) - 3} more" if len(out) > 3 else "")
+            problems.warn(
+                str(root), f"has links to files outside of it, whose content is copied: {shown}"
+            )
 
 
 def side_files(recipe: Recipe, models: Models, options: Options) -> tuple[SideFile, ...]:

@@ -178,4 +178,8 @@ def place_of(recipe: Recipe, reference: ModelReference) -> str:
             for entry in piece.inputs:
                 if entry.model == reference:
                     return entry.where
-    return "base_model"
+    if reference == recipe.base_model:
+        return "base_model"
+    pieces = (piece for module in recipe.modules for piece in module.slices)
+    here = (f"{piece.where}.base_model" for piece in pieces if piece.base_model == reference)
+    return next(here, "base_model")

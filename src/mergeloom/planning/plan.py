@@ -173,6 +173,11 @@ class Plan:
         return sum(job.nbytes for job in self.jobs)
 
     @property
+    def disk(self) -> int:
+        """Bytes of weights on the disk at the end: of a chain, the results of all documents."""
+        return self.bytes_out + sum(part.bytes_out for part in self.chain)
+
+    @property
     def parameter_count(self) -> int:
         """Number of elements in the output."""
         return sum(numel(job.shape) for job in self.jobs)

@@ -86,6 +86,15 @@ def make_targets(
     for module, own in zip(recipe.modules, parts, strict=True):
         if not (wanted := _tensors(module, layout, names, problems)):
             continue
+        if twice := [name for name in wanted if name in spoken_of]:
+            problems.error(
+                module.where,
+                f"module {module.name!r} means tensors that another module has: {twice[0]}"
+                + (f" and {len(twice) - 1} more" if len(twice) > 1 else ""),
+                f"This model has: {', '.join(module_names(layout))}",
+                recipe.line(module.where),
+            )
+            continue
         if module.inputs:
             made = [_same_name(name, own[0], layout, models) for name in wanted]
         else:

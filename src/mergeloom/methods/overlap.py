@@ -1,0 +1,218 @@
+"""Methods that count how many models changed an element: ram and its variant, consensus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mergeloom.methods.declaration import (
+    BASE_ALONE,
+    Arguments,
+    Block,
+    Elementwise,
+    Parameter,
+    Totals,
+)
+from mergeloom.methods.pipeline import Pipeline, pipeline, rescale
+from mergeloom.methods.registry import method
+from mergeloom.methods.sparsify import DENSITY, keep_largest
+from mergeloom.methods.sums import INT8_MASK, NORMALIZE, WEIGHT
+
+if TYPE_CHECKING:
+    import torch
+
+    from mergeloom.methods.declaration import Formula
+
+RAM_EPSILON = Parameter("epsilon", "changes up to this size do not count", default=1e-5, low=0.0)
+RAM_PAPER = "Reinforced Agent Merging, https://arxiv.org/abs/2601.13572"
+
+
+@method(
+    name="ram",
+    title="Reinforced Agent Merging",
+    summary="Takes a change that only one model made as it is, and the mean of changes that "
+    "several models made. Changes up to epsilon do not count.",
+    use="Fine-tunes that changed mostly different elements, such as agents trained with "
+    "reinforcement learning.",
+    base="required",
+    models=(0, None),
+    parameters=(RAM_EPSILON,),
+    reference=RAM_PAPER,
+    example="""\
+merge_method: ram
+base_model: org/base
+models:
+  - model: org/A
+  - model: org/B
+dtype: bfloat16
+""",
+)
+def ram(arguments: Arguments) -> Formula:
+    """``B + Σ on·Δ / max(Σ on, 1)`` with ``on = |Δ| > epsilon``."""
+    if not arguments.per_model:
+        return BASE_ALONE
+    epsilon = arguments.number("epsilon")
+
+    def apply(block: Block) -> torch.Tensor:
+        active = active_changes(block, epsilon)
+        count = active.sum(0).clamp_(min=1.0)
+        return active.mul_(block.deltas).sum(0).div_(count).add_(block.base)
+
+    return Elementwise(apply)
+
+
+@method(
+    name="ramplus_tl",
+    title="Reinforced Agent Merging Plus (Tensor-Local)",
+    summary="Like ram, but changes that only one model made are made larger, the more of that "
+    "model's changes are shared with others.",
+    use="Like ram when one model's own changes get too weak.",
+    base="required",
+    models=(0, None),
+    parameters=(
+        RAM_EPSILON,
+        Parameter("r", "how much larger, at most times alpha", default=0.1),
+        Parameter("alpha", "the largest ratio of shared to own changes that counts", default=0.2,
+                  low=0.0),
+    ),
+    reference=RAM_PAPER,
+    example="""\
+merge_method: ramplus_tl
+base_model: org/base
+models:
+  - model: org/A
+  - model: org/B
+dtype: bfloat16
+""",
+)  # fmt: skip
+def ramplus_tl(arguments: Arguments) -> Formula:
+    """ram with own changes times ``1 + r · clamp(shared / max(own, epsilon), 0, alpha)``."""
+    import torch
+
+    if not arguments.per_model:
+        return BASE_ALONE
+    epsilon = arguments.number("epsilon")
+    r, alpha = arguments.number("r"), arguments.number("alpha")
+
+    def overlaps(block: Block) -> torch.Tensor:
+        active = active_changes(block, epsilon)
+        alone = active * only_one(active)
+        own = alone.sum(1, dtype=torch.float64)
+        return torch.stack([active.sum(1, dtype=torch.float64) - own, own])
+
+    def apply(block: Block) -> torch.Tensor:
+        shared, own = block.known(0)
+        # The floor keeps a model that changed nothing from 0 / 0 when epsilon is 0.
+        gains = r * (shared / own.clamp(min=max(epsilon, 1e-30))).clamp(0.0, alpha)
+        active = active_changes(block, epsilon)
+        count, single = active.sum(0).clamp_(min=1.0), only_one(active)
+        merged = torch.zeros_like(block.base)
+        for delta, on, gain in zip(block.deltas, active, gains.tolist(), strict=True):
+            merged.add_(on.mul_(delta).mul_(single.mul(gain).add_(1.0)))
+        return merged.div_(count).add_(block.base)
+
+    return Elementwise(apply, (Totals(overlaps),))
+
+
+def active_changes(block: Block, epsilon: float) -> torch.Tensor:
+    """1 where a model changed an element by more than epsilon, shape (models, elements)."""
+    return block.deltas.abs().sub_(epsilon).clamp_(min=0.0).sign_()
+
+
+def only_one(active: torch.Tensor) -> torch.Tensor:
+    """1 where exactly one model is active, shape (elements,)."""
+    count = active.sum(0)
+    return count.sign().mul_(count.neg_().add_(2.0).clamp_(min=0.0))
+
+
+def _consensus(arguments: Arguments, steps: Pipeline) -> Elementwise:
+    """Keep the merged change only where at least k models agree with it."""
+    import torch
+
+    needed = int(arguments.each("k")[0])
+    thresholds = arguments.each("lambda")
+
+    def apply(block: Block) -> torch.Tensor:
+        merged = steps.change(block)
+        votes = torch.zeros_like(merged)
+        for delta, threshold in zip(block.deltas, thresholds, strict=True):
+            against = (merged - delta).abs_().mul_(threshold)
+            votes.add_(delta.abs().sub_(against).clamp_(min=0.0).sign_())
+        agreed = votes.sub_(needed - 0.5).clamp_(min=0.0).sign_()
+        return merged.mul_(agreed).add_(block.base)
+
+    return Elementwise(apply, steps.measures())
+
+
+K = Parameter("k", "models that must agree; the first model's value counts", kind="int",
+              default=1, per_model=True, low=0)  # fmt: skip
+MASK_THRESHOLD = Parameter(
+    "lambda", "how clearly a model must agree: |Δ| > lambda·|merged − Δ|",
+    default=1.0, per_model=True,
+)  # fmt: skip
+CONSENSUS_PAPER = "Localizing Task Information, https://arxiv.org/abs/2405.07813"
+
+
+@method(
+    name="consensus_ta",
+    title="Consensus Task Arithmetic",
+    summary="Adds up weighted task vectors and keeps the sum only where at least k models agree "
+    "with it. Elsewhere the base stays.",
+    use="Removing changes that only one model wants (k = 2).",
+    base="required",
+    models=(0, None),
+    parameters=(
+        WEIGHT,
+        K,
+        MASK_THRESHOLD,
+        Parameter("normalize", NORMALIZE, kind="bool", default=False),
+        INT8_MASK,
+    ),
+    reference=CONSENSUS_PAPER,
+    example="""\
+merge_method: consensus_ta
+base_model: org/base
+models:
+  - {model: org/A, parameters: {weight: 1.0, k: 2, lambda: 0.4}}
+  - {model: org/B, parameters: {weight: 1.0, k: 2, lambda: 0.4}}
+dtype: bfloat16
+""",
+)
+def consensus_ta(arguments: Arguments) -> Formula:
+    """Task arithmetic, masked where fewer than k models agree (2405.07813)."""
+    if not arguments.per_model:
+        return BASE_ALONE
+    return _consensus(arguments, pipeline(arguments, None, elect=False))
+
+
+@method(
+    name="consensus_ties",
+    title="Consensus TIES",
+    summary="Merges by TIES and keeps the result only where at least k models agree with it. "
+    "Elsewhere the base stays.",
+    use="Like consensus_ta with TIES as the merge.",
+    base="required",
+    models=(0, None),
+    parameters=(
+        WEIGHT,
+        DENSITY,
+        K,
+        MASK_THRESHOLD,
+        Parameter("normalize", NORMALIZE, kind="bool", default=True),
+        rescale("false"),
+        INT8_MASK,
+    ),
+    reference=CONSENSUS_PAPER,
+    example="""\
+merge_method: consensus_ties
+base_model: org/base
+models:
+  - {model: org/A, parameters: {weight: 1.0, density: 0.5, k: 2, lambda: 0.6}}
+  - {model: org/B, parameters: {weight: 1.0, density: 0.5, k: 2, lambda: 0.6}}
+dtype: bfloat16
+""",
+)
+def consensus_ties(arguments: Arguments) -> Formula:
+    """TIES, masked where fewer than k models agree (2405.07813)."""
+    if not arguments.per_model:
+        return BASE_ALONE
+    return _consensus(arguments, pipeline(arguments, keep_largest, elect=True))
