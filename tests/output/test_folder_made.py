@@ -263,3 +263,23 @@ def test_the_card_of_a_sentence_transformers_folder_names_its_library(pair, tmp_
     mergeloom.merge(recipe(pair), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: sentence-transformers\n" in card
+
+
+def test_a_side_file_that_leads_out_of_its_folder_is_told(pair, tmp_path):
+    (tmp_path / "secret").write_text("s")
+    (pair / "A" / "notes.json").symlink_to(tmp_path / "secret")
+    (pair / "A" / "same.json").symlink_to("tokenizer_config.json")
+    told = [str(w) for w in mergeloom.plan(recipe(pair)).warnings]
+    assert len(told) == 1
+    assert "links to files outside of it" in told[0]
+    assert f"notes.json ({tmp_path / 'secret'})" in told[0]
+    cached = tmp_path / "models--o--A" / "snapshots" / "abc"
+    cached.parent.mkdir(parents=True)
+    (pair / "A").rename(cached)
+    (cached / "notes.json").unlink()
+    (cached.parents[1] / "blobs").mkdir()
+    (cached / "tokenizer_config.json").rename(cached.parents[1] / "blobs" / "1")
+    (cached / "tokenizer_config.json").symlink_to("../../blobs/1")
+    top = yaml.safe_load(recipe(pair))
+    top["models"][0]["model"] = str(cached)
+    assert mergeloom.plan(top).warnings == ()

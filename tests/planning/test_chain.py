@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 import mergeloom
 from mergeloom import Options
+from mergeloom.cli.report import plan_json, plan_text
+from mergeloom.cli.sizes import show_size
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +165,10 @@ def test_disk_space_is_asked_for_all_documents_before_the_first_runs(folder, tmp
     )
     plan = mergeloom.merge(chain(folder), tmp_path / "out").plan
     assert asked[0] == (tmp_path / "out", sum(p.bytes_out for p in (*plan.chain, plan)))
+
+
+def test_the_plan_of_a_chain_states_the_disk_of_all_documents(folder):
+    plan = mergeloom.plan(chain(folder))
+    assert plan.disk == plan.bytes_out + sum(part.bytes_out for part in plan.chain)
+    assert f"need {show_size(plan.disk)} of disk" in plan_text(plan, show_parameters=False)
+    assert plan_json(plan)["disk"] == plan.disk

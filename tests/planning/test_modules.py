@@ -146,3 +146,15 @@ modules:
     assert sources(made["encoder.final_layer_norm.weight"]) == ["B:encoder.final_layer_norm.weight"]
     assert sources(made["decoder.final_layer_norm.weight"]) == ["B:decoder.final_layer_norm.weight"]
     assert sources(made["shared.weight"]) == ["A:shared.weight"]
+
+
+def test_two_names_of_one_module_are_refused(folder):
+    recipe = """
+        merge_method: linear
+        parameters: {weight: 1}
+        modules:
+          text: {models: [{model: A}, {model: B}]}
+          default: {models: [{model: A}]}
+    """
+    with pytest.raises(mergeloom.MergeloomError, match="means tensors that another module has"):
+        planned(folder, recipe)

@@ -221,3 +221,15 @@ def test_what_is_excluded_is_the_bases_also_where_the_method_has_no_base(folder)
     assert sources(made[norm.format(2)]) == [f"A:{norm.format(1)}"]  # no layer of B belongs here
     for name in (NORM, HEAD):
         assert sources(made[name]) == [f"B:{name}"]
+
+
+def test_a_missing_base_of_a_slice_is_told_at_its_place(folder):
+    recipe = """
+        merge_method: passthrough
+        slices:
+        - sources: [{model: A, layer_range: [0, 2]}]
+        - base_model: ./nowhere
+          sources: [{model: A, layer_range: [2, 4]}]
+    """
+    with pytest.raises(mergeloom.CheckpointError, match=r"slices\[1\].base_model.*does not exist"):
+        planned(folder, recipe)
