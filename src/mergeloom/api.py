@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergeloom.errors import Problems, RecipeError, nearest
+from mergeloom.errors import CheckpointError, Problems, RecipeError, nearest
 from mergeloom.methods import METHODS
 from mergeloom.planning import Options, Plan, default_intermediates, make_plan
 from mergeloom.recipe import load_recipe as _load
@@ -255,6 +255,8 @@ def merge_state_dicts(
         if str(reference) not in models:
             near = nearest(str(reference), models)
             raise RecipeError(f"no state dict named {reference} was given. {near}".strip())
+        if not models[str(reference)]:
+            raise CheckpointError(f"the state dict of {reference} holds no tensors")
         tensors = {name: MemoryTensor(t) for name, t in models[str(reference)].items()}
         config = (configs or {}).get(str(reference))
         opened[reference] = Checkpoint(str(reference), Path(), tensors, config)

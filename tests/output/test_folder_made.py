@@ -283,3 +283,15 @@ def test_a_side_file_that_leads_out_of_its_folder_is_told(pair, tmp_path):
     top = yaml.safe_load(recipe(pair))
     top["models"][0]["model"] = str(cached)
     assert mergeloom.plan(top).warnings == ()
+
+
+def test_the_recipe_keeps_its_line_ends(pair, tmp_path):
+    text = recipe(pair).replace("\n", "\r\n")
+    mergeloom.merge(text, tmp_path / "out")
+    assert (tmp_path / "out" / "mergekit_config.yml").read_bytes() == text.encode()
+
+
+def test_an_empty_state_dict_is_no_model():
+    top = {"merge_method": "linear", "models": [{"model": "a"}], "parameters": {"weight": 1}}
+    with pytest.raises(mergeloom.CheckpointError, match="the state dict of a holds no tensors"):
+        mergeloom.merge_state_dicts(top, {"a": {}})

@@ -94,5 +94,6 @@ def _texts(plan: Plan, folder: Path, name: str, *, card: bool) -> None:
     if listing := index(plan.shards, plan.jobs):
         (folder / "model.safetensors.index.json").write_text(listing, encoding="utf-8")
     if card:
-        (folder / "mergekit_config.yml").write_text(plan.recipe.text, encoding="utf-8")
+        config = folder / "mergekit_config.yml"
+        config.write_text(plan.recipe.text, encoding="utf-8", newline="")  # its own line ends
         (folder / "README.md").write_text(model_card(plan, name), encoding="utf-8")
