@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mergeloom._version import __version__
-from mergeloom.cli.errors import run_command, tell
+from mergeloom.cli.errors import run_program, tell
 from mergeloom.cli.sizes import Size, UserPath, show_size
 from mergeloom.errors import MergeloomError, OutputError, Problem, Problems
 
@@ -20,7 +20,7 @@ RECIPE = click.argument("recipe", type=UserPath())
 
 def main() -> None:
     """Entry point of the program."""
-    run_command(mergeloom)
+    run_program(mergeloom)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

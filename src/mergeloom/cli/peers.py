@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from mergeloom._version import __version__
-from mergeloom.cli.errors import run_command
+from mergeloom.cli.errors import run_program
 from mergeloom.cli.main import run_merge
 from mergeloom.cli.sizes import Size, UserPath
 
@@ -42,12 +42,12 @@ MERGEKIT_ONLY = ("low_cpu_memory", "read_to_gpu", "multi_gpu", "async_write")
 
 def mergekit_yaml() -> None:
     """Entry point of ``mergekit-yaml``."""
-    run_command(mergekit_command)
+    run_program(mergekit_command)
 
 
 def mergekitty_yaml() -> None:
     """Entry point of ``mergekitty-yaml``."""
-    run_command(mergekitty_command)
+    run_program(mergekitty_command)
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
