@@ -106,11 +106,12 @@ def test_nothing_heavy_is_imported(name, recipe):
     run = "pass"
     if arguments is not None:
         filled = [a.format(recipe=recipe, missing=recipe.parent / "no.yml") for a in arguments]
-        run = f"sys.argv[1:] = {filled!r}; main()"
+        run = f"sys.argv[1:] = {filled!r}; run_command(mergeloom)"
     code = f"""
 import sys
 import mergeloom
-from mergeloom.cli.main import main
+from mergeloom.cli.errors import run_command
+from mergeloom.cli.main import mergeloom
 try:
     {run}
 except SystemExit as end:

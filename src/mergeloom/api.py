@@ -242,6 +242,8 @@ def merge_state_dicts(
     Raises:
         RecipeError, CheckpointError, MergeError: as for :func:`merge`.
     """
+    import torch
+
     from mergeloom.checkpoint import MemoryTensor
     from mergeloom.engine.run import Settings, run
     from mergeloom.engine.sink import Tensors
@@ -257,7 +259,12 @@ def merge_state_dicts(
             raise RecipeError(f"no state dict named {reference} was given. {near}".strip())
         if not models[str(reference)]:
             raise CheckpointError(f"the state dict of {reference} holds no tensors")
-        tensors = {name: MemoryTensor(t) for name, t in models[str(reference)].items()}
+        tensors = {}
+        for name, tensor in models[str(reference)].items():
+            if not isinstance(tensor, torch.Tensor):
+                kind = type(tensor).__name__
+                raise CheckpointError(f"{reference}: {name} is a {kind}, not a torch tensor")
+            tensors[name] = MemoryTensor(tensor)
         config = (configs or {}).get(str(reference))
         opened[reference] = Checkpoint(str(reference), Path(), tensors, config)
     planned = plan_opened(loaded, opened, options)

@@ -18,7 +18,7 @@ from mergeloom.errors import (
     nearest,
 )
 from mergeloom.methods import METHODS, Method
-from mergeloom.planning import checks
+from mergeloom.planning import checks, vocabularies
 from mergeloom.planning.files import output_config, side_files, warn_of_links
 from mergeloom.planning.jobs import JobMaker, unused_tensors
 from mergeloom.planning.models import Models, open_models, relate
@@ -117,7 +117,7 @@ def _plan(
     checks.report_sliced_shapes(maker, jobs, targets)
     checks.report_filters(recipe, resolver, options, problems)
     checks.report_patterns(recipe, jobs, [t.name for t in targets], options, problems)
-    checks.check_vocabularies(recipe, models, problems)
+    vocabularies.check_vocabularies(recipe, models, problems)
     if not problems.errors:
         for rebuilt in restacked:
             _check_kinds(rebuilt, models, problems)
@@ -161,8 +161,8 @@ def _method(recipe: Recipe) -> Method:
 def _check_parts(
     recipe: Recipe, method: Method, parts: Sequence[tuple[Part, ...]], problems: Problems
 ) -> None:
-    checks.check_tokenizer_settings(recipe, problems)
-    checks.warn_embed_slerp(recipe, problems)
+    vocabularies.check_tokenizer_settings(recipe, problems)
+    vocabularies.warn_embed_slerp(recipe, problems)
     for own in parts:
         for part in own:
             checks.check_count(recipe, method, part, problems)
