@@ -221,7 +221,14 @@ class View(Protocol):
 
     @property
     def dtype(self) -> str:
-        """safetensors dtype name."""
+        """safetensors dtype name of what ``read`` gives."""
+        ...
+
+    @property
+    def saved_dtype(self) -> str:
+        """The dtype in which its model means to store it: ``dtype``, or for numbers that are made
+        while reading (dequantized, averaged) the one a merge writes unless the recipe says.
+        """
         ...
 
     @property
@@ -271,6 +278,8 @@ class Checkpoint:
         revision: the hub commit, or None for a local input.
         is_local: whether the reference was a path on this machine.
         fetch: weight files that are not on disk yet: path → (repo id, revision, file name).
+        texts: side files that are on no disk (made from a GGUF file, or by an earlier document
+            of a chain that has not run yet): name → content.
     """
 
     label: str
@@ -282,8 +291,15 @@ class Checkpoint:
     is_local: bool = True
     fetch: Mapping[Path, tuple[str, str, str]] = field(default_factory=dict)
     side_root: Path | None = None
+    texts: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def side_folder(self) -> Path:
         """The folder that ``side_files`` are relative to."""
         return self.side_root or self.root
+
+    def side_file(self, name: str) -> bytes | None:
+        """The content of a side file, None if there is none of that name."""
+        if name in self.texts:
+            return self.texts[name]
+        return (self.side_folder / name).read_bytes() if name in self.side_files else None

@@ -55,6 +55,11 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     @property
+    def saved_dtype(self) -> str:
+        """What is stored."""
+        return self.dtype
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The one file it is in."""
         return (self.path,)
@@ -98,6 +103,11 @@ class StridedTensor:
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @property
+    def saved_dtype(self) -> str:
+        """What is stored."""
+        return self.dtype
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -177,6 +187,11 @@ class RowsOf:
         return self.view.dtype
 
     @property
+    def saved_dtype(self) -> str:
+        """The whole view's."""
+        return self.view.saved_dtype
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the rows."""
         return (self.stop - self.start, *self.view.shape[1:])
@@ -220,6 +235,11 @@ class MemoryTensor:
     def dtype(self) -> str:
         """safetensors dtype name."""
         return DTYPES_BY_TORCH_NAME[str(self.tensor.dtype).removeprefix("torch.")].name
+
+    @property
+    def saved_dtype(self) -> str:
+        """The tensor's own."""
+        return self.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:

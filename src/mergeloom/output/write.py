@@ -79,6 +79,9 @@ def _side_files(plan: Plan, folder: Path) -> None:
     for file in plan.side_files:
         target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if file.content is not None:
+            target.write_bytes(file.content)
+            continue
         try:
             shutil.copyfile(file.root / file.name, target)
         except OSError as error:

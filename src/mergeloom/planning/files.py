@@ -77,6 +77,7 @@ def warn_of_links(files: Sequence[SideFile], problems: Problems) -> None:
             f"{file.name} ({path.resolve()})"
             for file in files
             if file.root == root
+            and file.content is None
             and (path := root / file.name).is_symlink()
             and not path.resolve().is_relative_to(home)
         ]
@@ -99,5 +100,5 @@ def side_files(recipe: Recipe, models: Models, options: Options) -> tuple[SideFi
             if name in WRITTEN_BY_US or (name in TOKENIZER_FILES) is not wanted:
                 continue
             if not wanted or options.copy_tokenizer:
-                files.append(SideFile(checkpoint.side_folder, name))
+                files.append(SideFile(checkpoint.side_folder, name, checkpoint.texts.get(name)))
     return tuple(sorted(files, key=lambda f: f.name))

@@ -14,7 +14,7 @@ from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Job, JobInput, Options
 from mergeloom.planning.targets import Part, Target
 from mergeloom.recipe import selects
-from mergeloom.types import ARITHMETIC_DTYPES, Input, ModelReference, Recipe
+from mergeloom.types import ARITHMETIC_DTYPES, Input, ModelReference, Recipe, View
 
 Lacking = dict[tuple[str, str], list[str]]
 
@@ -115,14 +115,14 @@ class JobMaker:
             if (theirs := self.models.find(other, target.name)) is not None:
                 self.used.setdefault(other, set()).add(theirs)
         entry = JobInput(self.models[reference].checkpoint.label, name, view)
-        dtype = view.dtype if is_buffer(target.name) else self._dtype(view.dtype)
+        dtype = view.dtype if is_buffer(target.name) else self._dtype(view)
         return Job(target.name, dtype, view.shape, None, (entry,), position=target.position,
                    why=why)  # fmt: skip
 
-    def _dtype(self, stored: str) -> str:
+    def _dtype(self, view: View) -> str:
         """The output dtype: ``out_dtype``, else ``dtype``, else what the base stores."""
         wanted = self.recipe.out_dtype or self.recipe.dtype
-        return wanted if wanted and stored in ARITHMETIC_DTYPES else stored
+        return wanted if wanted and view.dtype in ARITHMETIC_DTYPES else view.saved_dtype
 
     def _merge(self, target: Target, part: Part, names: Sequence[str]) -> Job | None:
         inputs = []
@@ -136,7 +136,7 @@ class JobMaker:
             return None
         job = Job(
             name=target.name,
-            dtype=self._dtype(fitted[0].view.dtype),
+            dtype=self._dtype(fitted[0].view),
             shape=fitted[0].view.shape,
             method=self.method.name,
             inputs=fitted,

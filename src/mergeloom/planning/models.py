@@ -164,7 +164,8 @@ def planned_checkpoint(plan: Plan) -> Checkpoint:
         config=plan.config,
         side_files=tuple(f.name for f in plan.side_files),
         # Copied unchanged, so the donor's own can be read for those still to come.
-        side_root=next((file.root for file in plan.side_files), None),
+        side_root=next((f.root for f in plan.side_files if f.content is None), None),
+        texts={f.name: f.content for f in plan.side_files if f.content is not None},
     )
 
 

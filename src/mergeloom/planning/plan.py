@@ -112,10 +112,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class SideFile:
-    """A file that is not weights and goes into the output unchanged."""
+    """A file that is not weights: copied unchanged from ``root``, or ``content`` made here."""
 
     root: Path
     name: str
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,10 @@ class Plan:
         for path in self.weight_files():
             yield str(path), None if path.parent in named else _stamp(path)
         for file in self.side_files:
-            yield file.name, None if file.root in named else _stamp(file.root / file.name)
+            if file.content is not None:
+                yield file.name, hashlib.sha256(file.content).hexdigest()
+            else:
+                yield file.name, None if file.root in named else _stamp(file.root / file.name)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

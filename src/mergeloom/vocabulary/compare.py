@@ -16,9 +16,9 @@ from mergeloom.types import Checkpoint
 class Vocabulary:
     """The tokens of one ``tokenizer.json``; parsed only when two files differ."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes) -> None:
         self.path = path
-        self._raw = path.read_bytes()
+        self._raw = content
         self.digest = hashlib.sha256(self._raw).hexdigest()
 
     @cached_property
@@ -59,9 +59,8 @@ class Vocabulary:
 
 def read_vocabulary(checkpoint: Checkpoint) -> Vocabulary | None:
     """The vocabulary of an input, or None when it has no ``tokenizer.json``."""
-    if "tokenizer.json" not in checkpoint.side_files:
-        return None
-    return Vocabulary(checkpoint.side_folder / "tokenizer.json")
+    content = checkpoint.side_file("tokenizer.json")
+    return Vocabulary(checkpoint.side_folder / "tokenizer.json", content) if content else None
 
 
 def _model_tokens(vocabulary: Any) -> dict[str, int]:
