@@ -23,7 +23,7 @@ def _torch_dtype(dtype: str) -> torch.dtype:
     return found
 
 
-def _buffer(dtype: str, count: int, scratch: Scratch, key: object) -> torch.Tensor:
+def empty(dtype: str, count: int, scratch: Scratch, key: object) -> torch.Tensor:
     """``count`` uninitialised elements in scratch memory."""
     import torch
 
@@ -33,7 +33,8 @@ def _buffer(dtype: str, count: int, scratch: Scratch, key: object) -> torch.Tens
     return torch.frombuffer(scratch.bytes(key, count * DTYPES[dtype].bytes), dtype=kind)
 
 
-def _check_range(start: int, stop: int, size: int) -> None:
+def check_range(start: int, stop: int, size: int) -> None:
+    """Raise ValueError unless [start, stop) lies in a tensor of ``size`` elements."""
     if not 0 <= start <= stop <= size:
         raise ValueError(f"elements [{start}, {stop}) of a tensor of {size}")
 
@@ -68,10 +69,10 @@ class StoredTensor:
         """Elements [start, stop) of the flattened tensor, in scratch memory."""
         import torch
 
-        _check_range(start, stop, numel(self.shape))
+        check_range(start, stop, numel(self.shape))
         size = DTYPES[self.dtype].bytes
         if start == stop:
-            return _buffer(self.dtype, 0, scratch, key)
+            return empty(self.dtype, 0, scratch, key)
         buffer = scratch.bytes(key, (stop - start) * size)
         read_into(self.path, self.offset + start * size, buffer)
         return torch.frombuffer(buffer, dtype=_torch_dtype(self.dtype))
@@ -116,8 +117,8 @@ class StridedTensor:
 
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop) of the flattened tensor, copied into scratch memory."""
-        _check_range(start, stop, numel(self.shape))
-        out = _buffer(self.dtype, stop - start, scratch, key)
+        check_range(start, stop, numel(self.shape))
+        out = empty(self.dtype, stop - start, scratch, key)
         if start < stop:
             _copy_range(self._map(), start, stop, out)
         return out
@@ -203,7 +204,7 @@ class RowsOf:
 
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop) of the flattened rows."""
-        _check_range(start, stop, numel(self.shape))
+        check_range(start, stop, numel(self.shape))
         skip = self.start * math.prod(self.view.shape[1:])
         return self.view.read(skip + start, skip + stop, scratch, key)
 
@@ -253,8 +254,8 @@ class MemoryTensor:
 
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop) of the flattened tensor, always a copy in scratch memory."""
-        _check_range(start, stop, self.tensor.numel())
-        out = _buffer(self.dtype, stop - start, scratch, key)
+        check_range(start, stop, self.tensor.numel())
+        out = empty(self.dtype, stop - start, scratch, key)
         if start < stop:
             _copy_range(self.tensor.detach(), start, stop, out)
         return out
