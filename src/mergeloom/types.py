@@ -132,14 +132,34 @@ class Module:
 
 
 @dataclass(frozen=True)
+class TokenSetting:
+    """Where the row of one token comes from.
+
+    Args:
+        kind: ``default`` (the rules for every token), ``model`` (a model's row of this token),
+            ``model_token`` (its row of another ``token``, or row ``token_id``), ``zero``, or
+            ``mean_of_subwords``.
+        force: every input gets that row, also those that have the token.
+        special: a token that is new becomes a special one.
+    """
+
+    kind: str = "default"
+    model: ModelReference | None = None
+    token: str | None = None
+    token_id: int | None = None
+    force: bool = False
+    special: bool = False
+
+
+@dataclass(frozen=True)
 class TokenizerSettings:
     """``tokenizer:`` or ``tokenizer_source:``. ``source`` is ``union``, ``base`` or a model.
 
-    ``tokens`` maps token text to its raw mapping as written, in file order.
+    ``tokens`` maps token text to its setting, in file order.
     """
 
     source: str | ModelReference
-    tokens: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tokens: Mapping[str, TokenSetting] = field(default_factory=dict)
     pad_to_multiple_of: int | None = None
     union_mode: str | None = None
     missing: str | None = None
@@ -158,6 +178,7 @@ class Recipe:
         model_parameters: ``input_model_parameters`` by reference, below slice level.
         dtype, out_dtype: safetensors dtype names (``BF16``) or None.
         include, exclude: tensor patterns (globs or ``re:``); what they leave out stays the base's.
+        tie: ``keep``, ``force`` (the head is the input embedding) or ``break`` (it is its own).
         text: the document exactly as given.
         lines: recipe path → 1-based line, for messages.
         chain: the documents of the same file that come before this one, in the order to run.
@@ -177,6 +198,7 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     tokenizer: TokenizerSettings | None = None
     chat_template: str | ModelReference | None = None
+    tie: str = "keep"
     text: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
     chain: tuple[Recipe, ...] = ()
@@ -191,6 +213,16 @@ class Recipe:
                 found += [piece.base_model] if piece.base_model else []
                 found += [i.model for i in piece.inputs]
         return tuple(dict.fromkeys(found))
+
+    def lenders(self) -> tuple[ModelReference, ...]:
+        """Models that are not merged, but lend a tokenizer, single rows or a chat template."""
+        found: list[object] = [self.chat_template]
+        if self.tokenizer:
+            found = [self.tokenizer.source, *(t.model for t in self.tokenizer.tokens.values())]
+            found.append(self.chat_template)
+        lent = [r for r in found if isinstance(r, ModelReference)]
+        merged = self.models()
+        return tuple(r for r in dict.fromkeys(lent) if r not in merged)
 
     def line(self, where: str) -> int | None:
         """The line of a recipe path, or of its nearest parent that has one."""

@@ -10,7 +10,7 @@ from recipe_words import METHODS
 
 from mergeloom.errors import Problems
 from mergeloom.recipe import load_recipe
-from mergeloom.types import Conditional, ModelReference, Recipe, TokenizerSettings
+from mergeloom.types import Conditional, ModelReference, Recipe, TokenizerSettings, TokenSetting
 
 GOOD = "models: [{model: A, parameters: {weight: 1}}]\nmerge_method: linear\n"
 TASK = "merge_method: dare_ties\nbase_model: base\nmodels: [{model: A, parameters: {weight: 1}}]\n"
@@ -101,9 +101,9 @@ def test_tokenizer_spellings():
     ).tokenizer
     assert block.source == ModelReference("A", lora="L")
     assert block.tokens == {
-        "on": {},
-        "1": {"force": True, "special": True},
-        "<<": {"source": "A"},
+        "on": TokenSetting(),
+        "1": TokenSetting(force=True, special=True),
+        "<<": TokenSetting("model", ModelReference("A")),
     }
     assert (block.union_mode, block.missing) == ("vocab_only", "mean")
 

@@ -15,7 +15,7 @@ METHOD = "merge_method: linear\n"
 TASK = "merge_method: dare_ties\nbase_model: base\nmodels: [{model: A, parameters: {weight: 1}}]\n"
 KEYS = (
     "merge_method, models, slices, modules, base_model, parameters, input_model_parameters, dtype, "
-    "out_dtype, tokenizer_source, tokenizer, chat_template, name, include, exclude"
+    "out_dtype, tokenizer_source, tokenizer, chat_template, tie, name, include, exclude"
 )
 
 

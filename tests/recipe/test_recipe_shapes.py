@@ -17,6 +17,7 @@ from mergeloom.types import (
     Recipe,
     Slice,
     TokenizerSettings,
+    TokenSetting,
 )
 
 SHAPES = Path(__file__).parent / "shapes"
@@ -196,12 +197,10 @@ def test_tokenizer_block_and_modules():
     assert recipe.tokenizer == TokenizerSettings(
         "base",
         {
-            "<|im_start|>": {"source": "org/chatml"},
-            "<|eot_id|>": {"source": "org/VLM", "force": True},
-            "<|renamed|>": {
-                "source": {"kind": "model_token", "model": "org/VLM", "token": "<|old|>"}
-            },
-            "<|unused|>": {"source": {"kind": "zero"}},
+            "<|im_start|>": TokenSetting("model", ModelReference("org/chatml")),
+            "<|eot_id|>": TokenSetting("model", ModelReference("org/VLM"), force=True),
+            "<|renamed|>": TokenSetting("model_token", ModelReference("org/VLM"), "<|old|>"),
+            "<|unused|>": TokenSetting("zero"),
         },
         pad_to_multiple_of=64,
     )

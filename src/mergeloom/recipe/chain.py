@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mergeloom.errors import Problems, RecipeError
-from mergeloom.recipe.references import parse_reference
-from mergeloom.types import ModelReference, Recipe
+from mergeloom.types import Recipe
 
 
 def arrange(recipes: Sequence[Recipe], problems: Problems) -> Recipe:
@@ -65,24 +64,7 @@ def _visit(
         problems = Problems()
         problems.error("name", message, line=recipe.line("name"))
         problems.raise_errors(RecipeError)
-    for reference in references(recipe):
+    for reference in (*recipe.models(), *recipe.lenders()):
         if reference.path in by_name and reference.path != recipe.name:
             _visit(by_name[reference.path], by_name, done, [*path, recipe])
     done.append(recipe)
-
-
-def references(recipe: Recipe) -> Iterator[ModelReference]:
-    """Every model a document names: inputs, bases, and those of tokenizer and chat template."""
-    yield from recipe.models()
-    if isinstance(recipe.chat_template, ModelReference):
-        yield recipe.chat_template
-    if recipe.tokenizer is None:
-        return
-    if isinstance(recipe.tokenizer.source, ModelReference):
-        yield recipe.tokenizer.source
-    for token in recipe.tokenizer.tokens.values():
-        source = token.get("source")
-        if isinstance(source, Mapping) and "kind" in source:
-            source = source.get("model")
-        if source is not None:
-            yield parse_reference(source)

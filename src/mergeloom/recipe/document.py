@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mergeloom.errors import Problems
-from mergeloom.recipe.fields import flag
 from mergeloom.recipe.levels import Declarations, SettingsReader
 from mergeloom.recipe.messages import line_of, validated
 from mergeloom.recipe.parameters import MethodWords
 from mergeloom.recipe.references import parse_reference
-from mergeloom.recipe.schema import TOP_LEVEL_KEYS, Model, OutputSlice, RecipeFile
+from mergeloom.recipe.schema import TOP_LEVEL_KEYS, Model, OutputSlice, RecipeFile, Token
 from mergeloom.recipe.words import kind_of, nearest_word, shown
 from mergeloom.recipe.yaml_reader import Document
 from mergeloom.types import (
@@ -23,6 +22,7 @@ from mergeloom.types import (
     Settings,
     Slice,
     TokenizerSettings,
+    TokenSetting,
 )
 
 
@@ -180,6 +180,7 @@ class _Builder:
             exclude=found.exclude,
             tokenizer=self._tokenizer(),
             chat_template=found.chat_template,
+            tie=found.tie or "keep",
             text=self.document.text,
             lines=self.document.lines,
         )
@@ -236,20 +237,27 @@ class _Builder:
             return TokenizerSettings(source, where="tokenizer_source") if source else None
         return TokenizerSettings(
             source=block.source or "union",
-            tokens={name: _token(raw) for name, raw in self._raw_tokens().items()},
+            tokens={name: _token(raw) for name, raw in block.tokens.items()},
             pad_to_multiple_of=block.pad_to_multiple_of,
             union_mode=block.union_mode,
             missing=block.missing,
         )
 
-    def _raw_tokens(self) -> Mapping[str, Any]:
-        return self.data["tokenizer"].get("tokens") or {}
 
-
-def _token(raw: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """A token's mapping as written, with its flags as booleans."""
-    entry = dict(raw or {})
-    for key in ("force", "special"):
-        if key in entry:
-            entry[key] = flag(entry[key])
-    return entry
+def _token(raw: Token) -> TokenSetting:
+    """A token's entry in normal form."""
+    source = raw.source
+    flags = TokenSetting(force=raw.force, special=raw.special)
+    if source is None:
+        return flags
+    if not (isinstance(source, Mapping) and "kind" in source):
+        return replace(flags, kind="model", model=parse_reference(source))
+    if source["kind"] != "model_token":
+        return replace(flags, kind=source["kind"])
+    return replace(
+        flags,
+        kind="model_token",
+        model=parse_reference(source["model"]),
+        token=source.get("token"),
+        token_id=source.get("token_id"),
+    )

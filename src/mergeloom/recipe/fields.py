@@ -11,6 +11,7 @@ from mergeloom.recipe.words import kind_of, nearest_word, shown
 from mergeloom.types import ARITHMETIC_DTYPES, DTYPES, DTYPES_BY_TORCH_NAME, ModelReference
 
 UNION_MODES = ("merge", "added_only", "vocab_only")
+TIES = ("keep", "force", "break")
 MISSING = ("peers", "subword", "mean", "zero")
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 DTYPE_NAMES: Mapping[str, str] = {
@@ -220,6 +221,11 @@ def flag(value: Any) -> bool:
 def union_mode(value: Any) -> str | None:
     """One of ``UNION_MODES``."""
     return _one_of(value, UNION_MODES)
+
+
+def tie(value: Any) -> str | None:
+    """One of ``TIES``."""
+    return _one_of(value, TIES)
 
 
 def missing(value: Any) -> str | None:

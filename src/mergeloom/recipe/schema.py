@@ -60,6 +60,7 @@ _read_token, _token_schema = _plain(fields.token_source, _shared("TokenSource"))
 _read_pad, _pad_schema = _plain(fields.positive, {"type": "integer", "minimum": 1})
 _read_flag, _flag_schema = _plain(fields.flag, {"type": "boolean"})
 _read_union, _union_schema = _plain(fields.union_mode, {"enum": list(fields.UNION_MODES)})
+_read_tie, _tie_schema = _plain(fields.tie, {"enum": list(fields.TIES)})
 _read_missing, _missing_schema = _plain(fields.missing, {"enum": list(fields.MISSING)})
 
 Reference = Annotated[ModelReference, _read_reference, _reference_schema]
@@ -246,6 +247,15 @@ class RecipeFile(Level):
         _read_template,
         _template_schema,
         Field(description="auto, a built-in name, a Jinja text, or {model: ...}."),
+    ] = None
+    tie: Annotated[
+        str | None,
+        _read_tie,
+        _tie_schema,
+        Field(
+            description="Output head and input embedding: keep (one tensor when all models are "
+            "tied), force (always one), break (always two). Default keep."
+        ),
     ] = None
     name: Annotated[
         str | None,
