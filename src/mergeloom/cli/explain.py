@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from mergeloom.errors import RecipeError, nearest
 from mergeloom.methods import METHODS, Method, Parameter
+
+SYMBOLS = (
+    "B is the base, xᵢ are the models besides it, wᵢ their weights, Δᵢ = xᵢ − B, "
+    "and n is the number of elements of a tensor."
+)
+"""What the signs of every formula mean."""
 
 
 def explanation(name: str) -> str:
@@ -27,10 +34,18 @@ def _lines(method: Method) -> Iterator[str]:
     count = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
     besides = " besides the base" if method.base != "unused" else ""
     yield f"Models{besides}: {count}. Base model: {method.base}."
+    if method.formula_text:
+        yield ""
+        yield f"The formula: {method.formula_text.rstrip()}"
+        yield ""
+        yield from _wrapped(SYMBOLS)
     if method.parameters:
         yield ""
         yield "Parameters:"
         yield from (f"  {_parameter(p)}" for p in method.parameters)
+    if method.differs:
+        yield ""
+        yield from _wrapped(f"Beside mergekit and the paper: {method.differs}")
     if method.reference:
         yield ""
         yield f"Source: {method.reference}"
@@ -38,6 +53,10 @@ def _lines(method: Method) -> Iterator[str]:
     yield "A recipe:"
     yield ""
     yield from (f"    {line}" for line in method.example.rstrip().splitlines())
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 96)
 
 
 def _parameter(parameter: Parameter) -> str:

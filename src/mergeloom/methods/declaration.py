@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -205,12 +206,14 @@ class Method:
         title: the display name for tables and model cards.
         summary: two plain sentences: what it does.
         use: when to choose it, one sentence.
-        formula: arguments → formula; raises MethodError for arguments without a result.
+        formula: arguments → formula; raises MethodError for arguments without a result. Its
+            docstring is the formula that users read.
         parameters: what it reads.
         base: whether a base model is ``required``, ``optional`` or ``unused``.
         models: smallest and largest number of inputs besides the base; None is unbounded.
         reference: the paper or page.
         example: a recipe that runs, with made-up model names.
+        differs: what is not as in mergekit 0.1.5 or the paper, for people who know those.
     """
 
     name: str
@@ -223,6 +226,12 @@ class Method:
     models: tuple[int, int | None] = (1, None)
     reference: str = ""
     example: str = ""
+    differs: str = ""
+
+    @property
+    def formula_text(self) -> str:
+        """The formula in words and signs: paragraphs, and indented lines of arithmetic."""
+        return (inspect.getdoc(self.formula) or "").replace("``", "`")
 
     def parameter(self, name: str) -> Parameter | None:
         """The declaration of one parameter, or None if the method does not read it."""

@@ -49,13 +49,19 @@ models:
   - {model: org/C, parameters: {weight: 0.2}}
 dtype: bfloat16
 """,
+    differs="A tensor that no model changed stays the base's; mergekit stops there when there are "
+    "three models or more. Weights that sum to zero are an error, not NaN.",
 )
 def multislerp(arguments: Arguments) -> WeightedSum:
-    """One step of the weighted spherical mean, from the normalised weighted sum of directions.
+    """One step of the weighted mean on the sphere, from the weighted sum of the directions.
 
-    ``(cos h · m + sin h / h · τ) Σ ωᵢ‖xᵢ‖`` with ``m`` the mean direction and ``τ`` the weighted
-    mean of the tangents at ``m``. Two opposite vectors give their weighted sum; more than two
-    that cancel have no mean direction, which is an error.
+        vᵢ = xᵢ, or Δᵢ with a base;  uᵢ = vᵢ / ‖vᵢ‖;  ωᵢ = wᵢ / Σ wᵢ
+        m  = Σ ωᵢ uᵢ, divided by its length
+        τ  = Σ ωᵢ (uᵢ − (uᵢ·m) m);  h = ‖τ‖
+        result = (cos h · m + sin h / h · τ) · Σ ωᵢ ‖vᵢ‖      + B with a base
+
+    Two opposite vectors give their weighted sum. More than two that cancel have no mean
+    direction, which is an error. A single model is returned as it is.
     """
     import numpy as np
 
@@ -114,9 +120,20 @@ models:
   - model: org/C
 dtype: bfloat16
 """,
+    differs="A base_model only gives config and tokenizer; mergekit averages one that is not "
+    "listed. A model that points the opposite way of the mean is left out of the direction and "
+    "reported; mergekit then divides by nearly nothing.",
 )  # fmt: skip
 def karcher(arguments: Arguments) -> WeightedSum:
-    """The Riemannian centre of mass of the directions, times the mean length (2603.04972)."""
+    """The point of the sphere with the least sum of squared angles, times the mean length.
+
+        uᵢ = xᵢ / ‖xᵢ‖;  m starts as Σ uᵢ, divided by its length
+        T  = 1/N · Σ θᵢ / sin θᵢ · (uᵢ − cos θᵢ · m),  θᵢ the angle between uᵢ and m
+        m  ← cos ‖T‖ · m + sin ‖T‖ · T / ‖T‖      until ‖T‖ < tol, at most max_iter times
+        result = m · 1/N · Σ ‖xᵢ‖
+
+    Tensors shorter than tol have no direction and only shorten the result.
+    """
     import numpy as np
 
     steps, tol = int(arguments.number("max_iter")), arguments.number("tol")
@@ -189,9 +206,19 @@ models:
   - model: org/C
 dtype: bfloat16
 """,
+    differs="The same formula. A t outside 0 to 1, which pushes away from the base or from the "
+    "average, is reported. The paper derives t for equal angles; averaging the cosines of all "
+    "pairs is mergekit's choice and ours.",
 )  # fmt: skip
 def model_stock(arguments: Arguments) -> WeightedSum:
-    """``B + t · mean(xᵢ − B)`` with ``t = N c̄ / (1 + (N−1) c̄)``, c̄ the mean pairwise cosine."""
+    """The average of N fine-tunes, moved towards the base.
+
+        c = mean over all pairs of cos(Δᵢ, Δⱼ)
+        t = N c / (1 + (N − 1) c)
+        result = B + t · 1/N · Σ Δᵢ
+
+    Identical fine-tunes have t = 1; where changes are at right angles t = 0 and the base stays.
+    """
     import numpy as np
 
     count = len(arguments.per_model)

@@ -45,9 +45,16 @@ models:
   - model: org/B
 dtype: bfloat16
 """,
+    differs="The same formula.",
 )
 def ram(arguments: Arguments) -> Formula:
-    """``B + Σ on·Δ / max(Σ on, 1)`` with ``on = |Δ| > epsilon``."""
+    """The mean of the changes of those models that changed an element.
+
+        onᵢ = 1 where |Δᵢ| > epsilon, else 0
+        result = B + Σ onᵢ Δᵢ / Σ onᵢ
+
+    Where no model is on, the base stays.
+    """
     if not arguments.per_model:
         return BASE_ALONE
     epsilon = arguments.number("epsilon")
@@ -83,9 +90,19 @@ models:
   - model: org/B
 dtype: bfloat16
 """,
+    differs="The same formula. The result has the recipe's dtype; mergekit's is float32. As the "
+    "name says, ratios are those of each tensor; the paper speaks of whole task vectors.",
 )  # fmt: skip
 def ramplus_tl(arguments: Arguments) -> Formula:
-    """ram with own changes times ``1 + r · clamp(shared / max(own, epsilon), 0, alpha)``."""
+    """ram, with a model's own changes made larger.
+
+        ρᵢ = (elements that i and others changed) / max(those that only i changed, epsilon)
+        gᵢ = 1 + r · ρᵢ, with ρᵢ at most alpha
+        result = B + gᵢ Δᵢ                  where only model i changed the element
+        result = B + Σ onᵢ Δᵢ / Σ onᵢ       where several did, as in ram
+
+    The ratios are those of each tensor.
+    """
     import torch
 
     if not arguments.per_model:
@@ -150,6 +167,11 @@ MASK_THRESHOLD = Parameter(
     default=1.0, per_model=True,
 )  # fmt: skip
 CONSENSUS_PAPER = "Localizing Task Information, https://arxiv.org/abs/2405.07813"
+CONSENSUS_DIFFERS = (
+    "mergekit 0.1.5 does not have it; names and defaults are mergekitty's. Here lambda is the "
+    "threshold of the vote, not the scale it is elsewhere. The authors use k = 2, and compare with "
+    "the unweighted sum of the task vectors."
+)
 
 
 @method(
@@ -176,9 +198,17 @@ models:
   - {model: org/B, parameters: {weight: 1.0, k: 2, lambda: 0.4}}
 dtype: bfloat16
 """,
+    differs=CONSENSUS_DIFFERS,
 )
 def consensus_ta(arguments: Arguments) -> Formula:
-    """Task arithmetic, masked where fewer than k models agree (2405.07813)."""
+    """Task arithmetic where at least k models agree with it, the base elsewhere.
+
+        M  = Σ wᵢ Δᵢ, divided by Σ wᵢ with normalize
+        vᵢ = 1 where |Δᵢ| > lambdaᵢ · |M − Δᵢ|, else 0
+        result = B + M where Σ vᵢ ≥ k, else B
+
+    k is one number for all; that of the first model counts.
+    """
     if not arguments.per_model:
         return BASE_ALONE
     return _consensus(arguments, pipeline(arguments, None, elect=False))
@@ -210,9 +240,17 @@ models:
   - {model: org/B, parameters: {weight: 1.0, density: 0.5, k: 2, lambda: 0.6}}
 dtype: bfloat16
 """,
+    differs=CONSENSUS_DIFFERS,
 )
 def consensus_ties(arguments: Arguments) -> Formula:
-    """TIES, masked where fewer than k models agree (2405.07813)."""
+    """TIES where at least k models agree with it, the base elsewhere.
+
+        M  = the change that ties makes
+        vᵢ = 1 where |Δᵢ| > lambdaᵢ · |M − Δᵢ|, else 0, with the whole Δᵢ
+        result = B + M where Σ vᵢ ≥ k, else B
+
+    k is one number for all; that of the first model counts.
+    """
     if not arguments.per_model:
         return BASE_ALONE
     return _consensus(arguments, pipeline(arguments, keep_largest, elect=True))

@@ -54,12 +54,21 @@ models:
 parameters: {select_topk: 0.5}
 dtype: bfloat16
 """,
+    differs="mergekit gives all models the same weight where their energies add up to less than "
+    "1e-6, which is most tensors of a usual fine-tune; the method's reference does not, nor do we. "
+    "The reference selects only to compute the weights; mergekit and we also drop what is not "
+    "selected.",
 )  # fmt: skip
 def sce(arguments: Arguments) -> Formula:
-    """Select by variance, calculate weights from energies, erase the minority sign (2408.07990).
+    """Select by variance, calculate weights from energies, erase the minority's sign.
 
-    Of the elements with any variance the ⌊select_topk · count⌋ with the largest are kept; weights
-    are mean squares of the selected changes, normalized; no absolute threshold on them.
+        Dᵢ = Δᵢ for the ⌊select_topk·m⌋ elements with the largest variance over the models
+             (m elements have any variance), 0 elsewhere
+        eᵢ = mean of Dᵢ² over the tensor;  ωᵢ = eᵢ / Σ e
+        s  = sign of Σ Dᵢ, + for 0
+        result = B + Σ ωᵢ Dᵢ / Σ ωᵢ      both sums over the models with sign Dᵢ = s
+
+    With a select_topk of 1 nothing is left out.
     """
     import torch
 
@@ -133,9 +142,16 @@ models:
 parameters: {t: 0.0001}
 dtype: bfloat16
 """,
+    differs="As in mergekit: t of 0 or below gives the base. mergekitty refuses it, and has no "
+    "floor of 1e-6 under the distance.",
 )
 def nearswap(arguments: Arguments) -> Formula:
-    """``B + ω (A − B)`` with ``ω = clamp(t / max(|A − B|, 1e-6), 0, 1)``, element by element."""
+    """A step of at most t from the base, element by element.
+
+        result = B + ω · Δ,  ω = t / max(|Δ|, 1e-6), at most 1
+
+    Δ is the other model minus the base.
+    """
     t = arguments.number("t")
     if not arguments.per_model or t <= 0:
         return BASE_ALONE
@@ -164,11 +180,17 @@ models:
   - model: org/A
 dtype: bfloat16
 """,
+    differs="The quartiles are exact; mergekit takes those of more than a million scores from a "
+    "random sample, so its results vary. Divergences are computed in float64; in bfloat16 those of "
+    "small changes are lost. Where all scores are zero the base stays.",
 )
 def arcee_fusion(arguments: Arguments) -> Formula:
-    """``A`` where ``|A − B| · KL(row) ≥ median + 1.5 (Q3 − Q1)``, else ``B``; exact quartiles.
+    """The other model's elements where a score is high.
 
-    KL is taken between the softmax of the rows (last axis). All scores zero give the base.
+        score  = |Δ| · KL(softmax of x's row ‖ softmax of B's row), rows along the last axis
+        result = x where score ≥ median + 1.5 · (Q₃ − Q₁), else B
+
+    Median and quartiles are those of the scores of the tensor.
     """
     del arguments
 

@@ -86,11 +86,17 @@ parameters:
     - value: 0.5
 dtype: bfloat16
 """,
+    differs="t = 0 is the base_model wherever it is listed, as in mergekit; mergekitty takes the "
+    "model that is listed first. With weight it is mergekitty's slerp, which is nuslerp.",
 )
 def slerp(arguments: Arguments) -> WeightedSum:
-    """Spherical interpolation from the base; straight where ``|cos| > 0.9995``.
+    """An arc between two tensors, each taken as one long vector.
 
-    ``[sin((1−t)θ) v₀ + sin(tθ) v₁] / sin θ`` on the raw vectors, θ between the unit ones.
+        θ = the angle between B and x
+        result = (sin((1−t)θ) · B + sin(tθ) · x) / sin θ
+        result = (1−t) · B + t · x                             where |cos θ| > 0.9995
+
+    Fine-tunes of one base are mostly that close, so for them slerp is nearly linear.
     """
     if arguments.shared["t"] is None:
         if any(given["weight"] is None for given in arguments.per_model):
@@ -134,9 +140,19 @@ models:
   - {model: org/B, parameters: {weight: 0.4}}
 dtype: bfloat16
 """,
+    differs="The same formula, and nuslerp_row_wise means the same axis as in mergekit's code (its "
+    "documentation says the other one). Vectors within 1e-5 of opposite are interpolated straight; "
+    "nearly opposite ones are reported.",
 )
 def nuslerp(arguments: Arguments) -> WeightedSum:
-    """Slerp at ``t = w₂ / (w₁ + w₂)``, of the models or (with a base) of their deltas."""
+    """An arc between two models, or with a base between their task vectors.
+
+        t  = w₂ / (w₁ + w₂), 0.5 when the weights cancel
+        v₁, v₂ = x₁, x₂, or Δ₁, Δ₂ with a base;  θ = the angle between v₁ and v₂
+        result = (sin((1−t)θ) · v₁ + sin(tθ) · v₂) / sin θ      + B with a base
+
+    It is straight only where the two point the same or the opposite way.
+    """
     return _between(arguments)
 
 

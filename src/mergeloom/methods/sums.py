@@ -28,9 +28,17 @@ models:
   - {model: org/B, parameters: {weight: 0.4}}
 dtype: bfloat16
 """,
+    differs="A base_model only gives config and tokenizer; mergekit adds one that is not listed to "
+    "the average. Weights that sum to zero are an error with normalize, not NaN.",
 )
 def linear(arguments: Arguments) -> WeightedSum:
-    """``Σ wᵢ xᵢ``, divided by ``Σ wᵢ`` when normalize is true (Model Soups, 2203.05482)."""
+    """The weighted average of the models.
+
+        result = Σ wᵢ xᵢ / Σ wᵢ      normalize: true
+        result = Σ wᵢ xᵢ             normalize: false
+
+    With normalize only the ratios of the weights count.
+    """
     weights = arguments.each("weight")
     if not arguments.flag("normalize"):
         return WeightedSum(tuple(weights))
@@ -67,9 +75,16 @@ models:
   - {model: org/code, parameters: {weight: 0.6}}
 dtype: bfloat16
 """,
+    differs="The same formula, with the same defaults: a sum unless normalize is set, so weights "
+    "that add up to 1 give an average.",
 )
 def task_arithmetic(arguments: Arguments) -> WeightedSum:
-    """``B + λ Σ wᵢ (xᵢ − B)``; normalize divides by ``Σ wᵢ`` unless that is 0 (2212.04089)."""
+    """The base plus the weighted sum of the task vectors.
+
+        result = B + λ · Σ wᵢ Δᵢ
+
+    normalize divides the sum by ``Σ wᵢ``, unless that is 0.
+    """
     weights = arguments.each("weight")
     divisor = sum(weights) if arguments.flag("normalize") else 1.0
     if abs(divisor) < 1e-8:
@@ -93,8 +108,10 @@ slices:
   - sources: [{model: org/A, layer_range: [4, 12]}]
 dtype: bfloat16
 """,
+    differs="A base_model only gives config and tokenizer; mergekit takes one that is not listed "
+    "for a second input and stops.",
 )
 def passthrough(arguments: Arguments) -> WeightedSum:
-    """``scale · x``."""
+    """``scale · x``, or ``x`` as it is without scale."""
     scale = arguments.per_model[0]["scale"]
     return WeightedSum((1.0 if scale is None else float(scale),))
