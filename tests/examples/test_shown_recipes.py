@@ -12,7 +12,7 @@ import tiny_models
 import mergeloom
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.M | re.S)
 MODEL = re.compile(r"\b(?:org|HuggingFaceTB)/[\w-]+")
 
