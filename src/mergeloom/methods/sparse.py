@@ -113,7 +113,7 @@ TABLE = (
 )  # fmt: skip
 
 
-THINNED = {
+THINNED: dict[Callable[[Arguments], Sparsifier], str] = {
     keep_largest: "Dᵢ = Δᵢ for the ⌊density·n⌋ largest |Δᵢ| of the tensor (at least one), else 0",
     keep_middle: "Dᵢ = Δᵢ for the ⌊density·n⌋ largest |Δᵢ| below the ⌊gamma·n⌋ largest, else 0",
     keep_by_chance: "Dᵢ = Δᵢ with probability density, else 0",
