@@ -17,7 +17,7 @@ TORCH  := torch==2.13.0
 export PIP_NO_INPUT = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format docs bench bench-quality real-models clean
+.PHONY: help venv demo test lint format docs pictures bench bench-quality real-models clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ format: $(STAMP)  ## Let ruff format and repair what it can
 
 docs: $(STAMP)  ## Write the generated pages of docs/ again
 	$(BIN)/python docs/generate.py
+
+pictures: $(STAMP)  ## Draw docs/pictures/ again
+	$(PIP) install -c constraints-dev.txt -e '.[dev,docs]'
+	$(BIN)/python docs/pictures.py
 
 bench: $(STAMP)  ## Measure against mergekit, side by side (takes minutes and some GB of disk)
 	$(BIN)/python benchmarks/peer.py setup
