@@ -8,6 +8,7 @@ from pathlib import Path
 from mergeloom.checkpoint.fingerprint import fingerprint, identity
 from mergeloom.checkpoint.open import open_checkpoint
 from mergeloom.checkpoint.open_files import close_files
+from mergeloom.checkpoint.rearranged import rearrange
 from mergeloom.checkpoint.views import MemoryTensor, RowsOf, StoredTensor, StridedTensor
 from mergeloom.checkpoint.weights import natural
 from mergeloom.types import Checkpoint
@@ -23,6 +24,7 @@ __all__ = [
     "identity",
     "natural",
     "open_checkpoint",
+    "rearrange",
 ]
 
 

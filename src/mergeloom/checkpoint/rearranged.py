@@ -10,13 +10,17 @@ from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergeloom.checkpoint.views import StoredTensor, StridedTensor, check_range, scratch_tensor
-from mergeloom.types import DTYPES, Scratch, View, numel
+from mergeloom.checkpoint.views import StoredTensor, StridedTensor, check_range, empty
+from mergeloom.types import ARITHMETIC_DTYPES, DTYPES, Scratch, View, numel
 
 if TYPE_CHECKING:
     import torch
 
 Axes = tuple[tuple[int, int], ...]
+"""(length, step) pairs, outermost first."""
+
+Box = Sequence[tuple[int, int]]
+"""A range of indices along every axis."""
 
 CHUNK = 1 << 16
 """Elements that are read at once where what is wanted lies scattered in between."""
@@ -27,7 +31,7 @@ READ_COST = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Tensors of one dtype, end to end, under a shape: stacked experts, q over k over v."""
+    """Tensors end to end under a shape: stacked experts, or q over k over v."""
 
     views: tuple[View, ...]
     shape: tuple[int, ...]
@@ -35,14 +39,17 @@ class Joined:
 
     def __post_init__(self) -> None:
         ends = tuple(accumulate(numel(view.shape) for view in self.views))
-        if len({view.dtype for view in self.views}) != 1 or ends[-1] != numel(self.shape):
+        if not ends or ends[-1] != numel(self.shape):
             raise ValueError(f"{len(self.views)} tensors do not make one of shape {self.shape}")
         object.__setattr__(self, "_ends", ends)
 
     @property
     def dtype(self) -> str:
-        """The dtype of every part."""
-        return self.views[0].dtype
+        """The dtype of the parts; the widest needed where they differ."""
+        kinds = {view.dtype for view in self.views}
+        if len(kinds) == 1 or not kinds <= set(ARITHMETIC_DTYPES):
+            return self.views[0].dtype
+        return "F64" if "F64" in kinds else "F32"
 
     @property
     def saved_dtype(self) -> str:
@@ -58,10 +65,10 @@ class Joined:
         """Elements [start, stop), straight from the one part they are in or put together."""
         check_range(start, stop, numel(self.shape))
         pieces = [*self._pieces(start, stop)]
-        if len(pieces) == 1:
+        if len(pieces) == 1 and pieces[0][0].dtype == self.dtype:
             view, first, last = pieces[0]
             return view.read(first, last, scratch, key)
-        out = scratch_tensor(self.dtype, stop - start, scratch, key)
+        out = empty(self.dtype, stop - start, scratch, key)
         done = 0
         for view, first, last in pieces:
             size = last - first
@@ -131,7 +138,7 @@ class Rearranged:
         boxes = [*_boxes(lengths, start, stop)]
         if len(boxes) == 1 and (span := self._run(boxes[0])):
             return self.view.read(*span, scratch, key)
-        out = scratch_tensor(self.dtype, stop - start, scratch, key)
+        out = empty(self.dtype, stop - start, scratch, key)
         done = 0
         for box in boxes:
             size = math.prod(last - first for first, last in box)
@@ -163,27 +170,19 @@ class Rearranged:
     def _gather(self, box: Box, out: torch.Tensor, scratch: Scratch, key: object) -> None:
         """Copy a box of indices into ``out``, reading the view in its own order."""
         counts = [last - first for first, last in box]
+        places = [math.prod(counts[number + 1 :]) for number in range(len(counts))]
         steps = [step for _, step in self.axes]
-        places = [math.prod(counts[axis + 1 :]) for axis in range(len(counts))]
-        order = sorted(range(len(counts)), key=lambda axis: -steps[axis])
-        inner, dense = len(order), 1
-        while inner and (counts[order[inner - 1]] == 1 or steps[order[inner - 1]] == dense):
-            inner -= 1
-            dense *= counts[order[inner]]
-        start = self._at(box)
-        # The axes from ``split`` on are read through in one go, gaps and all.
-        split = inner
-        while split and _extent(order[split - 1 :], counts, steps) <= CHUNK + READ_COST * (
-            counts[order[split - 1]]
-        ):
+        axes = sorted((s, n, p) for n, s, p in zip(counts, steps, places, strict=True) if n > 1)
+        axes.reverse()  # the largest step first
+        split, extent = len(axes), 1
+        while split and axes[split - 1][0] <= READ_COST + extent:
             split -= 1
-        for index in product(*(range(counts[axis]) for axis in order[:split])):
-            far = sum(i * steps[a] for i, a in zip(index, order, strict=False))
-            near = sum(i * places[a] for i, a in zip(index, order, strict=False))
-            self._through(
-                start + far, near, [(counts[a], steps[a], places[a]) for a in order[split:]],
-                out, scratch, key,
-            )  # fmt: skip
+            extent += axes[split][0] * (axes[split][1] - 1)
+        start = self._at(box)
+        for index in product(*(range(n) for _, n, _ in axes[:split])):
+            here = start + sum(i * step for i, (step, _, _) in zip(index, axes, strict=False))
+            place = sum(i * to for i, (_, _, to) in zip(index, axes, strict=False))
+            self._through(here, place, axes[split:], out, scratch, key)
 
     def _through(
         self,
@@ -194,31 +193,26 @@ class Rearranged:
         scratch: Scratch,
         key: object,
     ) -> None:
-        """Read a stretch of the view and scatter it; (count, step, place in ``out``) per axis.
+        """Read a stretch of the view, gaps and all, and scatter it into ``out`` from ``place``.
 
-        A stretch longer than a chunk is cut along its outermost axis.
+        ``axes`` are (step in the view, count, step in ``out``), the largest step first. A stretch
+        longer than a chunk is cut along its outermost axis.
         """
-        axes = [axis for axis in axes if axis[0] > 1] or [(1, 1, 1)]
-        count, step, to = axes[0]
-        rest = 1 + sum((n - 1) * s for n, s, _ in axes[1:])
-        each = max(1, (CHUNK - rest) // step + 1)
+        (step, count, to), *inner = axes or [(1, 1, 1)]
+        rest = 1 + sum((n - 1) * s for s, n, _ in inner)
+        if rest > CHUNK:
+            for i in range(count):
+                self._through(start + i * step, place + i * to, inner, out, scratch, key)
+            return
+        each = (CHUNK - rest) // step + 1
         for first in range(0, count, each):
             many = min(each, count - first)
             begin = start + first * step
             read = self.view.read(begin, begin + (many - 1) * step + rest, scratch, key)
-            shape = (many, *(n for n, _, _ in axes[1:]))
-            source = read.as_strided(shape, [s for _, s, _ in axes])
+            shape = (many, *(n for _, n, _ in inner))
             where = out.storage_offset() + place + first * to
-            out.as_strided(shape, [p for _, _, p in axes], where).copy_(source)
-
-
-Box = Sequence[tuple[int, int]]
-"""A range of indices along every axis."""
-
-
-def _extent(order: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> int:
-    """Elements from the first to the last of a box, those in between included."""
-    return 1 + sum((counts[axis] - 1) * steps[axis] for axis in order)
+            target = out.as_strided(shape, (to, *(p for _, _, p in inner)), where)
+            target.copy_(read.as_strided(shape, (step, *(s for s, _, _ in inner))))
 
 
 def _boxes(lengths: Sequence[int], start: int, stop: int) -> Iterator[Box]:
@@ -244,9 +238,7 @@ def _boxes(lengths: Sequence[int], start: int, stop: int) -> Iterator[Box]:
             yield [(last, last + 1), *box]
 
 
-def rearranged(
-    views: Sequence[View], shape: tuple[int, ...], axes: Axes, offset: int = 0
-) -> View:
+def rearrange(views: Sequence[View], shape: tuple[int, ...], axes: Axes, offset: int = 0) -> View:
     """The view of elements of ``views`` laid end to end: see :class:`Rearranged`."""
     whole = numel(shape)
     dense = all(
