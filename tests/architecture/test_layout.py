@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from shapes import BERT, MODELS, H, V, layers
 
-from mergeloom.architecture import align, is_buffer, understand
+from mergeloom.architecture import is_buffer, understand
 from mergeloom.architecture.modules import module_names, module_tensors
 
 # Model → (main stack, its count key), other stacks, embeddings, heads.
@@ -121,30 +121,6 @@ def test_modules_split_the_model(name):
     assert {m for m in module_names(layout) if m != "shared"} == MODULES[name] - {"shared"}
     parts = [module_tensors(layout, m) for m in module_names(layout)]
     assert sorted(t for part in parts for t in part) == sorted(layout.shapes)
-
-
-def test_names_that_differ_by_a_prefix_are_matched():
-    full, bare = understand(*MODELS["bert"]), understand(*MODELS["bert_bare"])
-    assert align(bare, full).find("encoder.layer.1.output.dense.weight") == (
-        "bert.encoder.layer.1.output.dense.weight"
-    )
-    assert align(full, bare).find("bert.pooler.dense.weight") == "pooler.dense.weight"
-    assert align(full, bare).find("cls.predictions.bias") is None
-    vlm, text = understand(*MODELS["llava"]), understand(*MODELS["llama"])
-    found = align(text, understand(*MODELS["qwen2_vl"]))
-    assert found.find("model.norm.weight") == "model.norm.weight"
-    assert align(text, text).renames is False
-    assert vlm.main is not None
-
-
-def test_a_text_model_meets_the_text_part_of_a_vision_model():
-    shapes, config = MODELS["llava"]
-    own = {n.replace("model.language_model.", "model."): s for n, s in shapes.items()
-           if "language_model" in n or n == "lm_head.weight"}  # fmt: skip
-    text = understand(own, {"num_hidden_layers": 3, "vocab_size": V})
-    found = align(text, understand(shapes, config))
-    assert {found.find(n) for n in own} == {n for n in shapes if "vision" not in n
-                                            and "projector" not in n}  # fmt: skip
 
 
 def test_without_a_config_the_layers_are_still_found():

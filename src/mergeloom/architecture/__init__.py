@@ -2,6 +2,17 @@
 
 from mergeloom.architecture.layout import Layout, Place, is_buffer, understand
 from mergeloom.architecture.names import Alignment, align
+from mergeloom.architecture.sources import Source, plain
 from mergeloom.architecture.stacks import Stack
 
-__all__ = ["Alignment", "Layout", "Place", "Stack", "align", "is_buffer", "understand"]
+__all__ = [
+    "Alignment",
+    "Layout",
+    "Place",
+    "Source",
+    "Stack",
+    "align",
+    "is_buffer",
+    "plain",
+    "understand",
+]

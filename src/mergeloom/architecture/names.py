@@ -12,11 +12,11 @@ from mergeloom.architecture.packing import (
     as_part,
     as_whole,
     canonical,
-    is_turned,
     pack_of,
+    repacking,
 )
 from mergeloom.architecture.pairing import heads, move, pair_loose, pair_stacks
-from mergeloom.architecture.sources import Pack, Source, plain, transposed
+from mergeloom.architecture.sources import Pack, Source, plain
 from mergeloom.architecture.stacks import Shapes, split
 
 Spelled = dict[str, str]
@@ -84,6 +84,14 @@ class Alignment:
             )
         )
 
+    def layer(self, prefix: str, index: int) -> dict[str, tuple[int, ...]]:
+        """The tensors of the other checkpoint's layer in the donor's words → their shapes there."""
+        found = {}
+        for suffix in self.suffixes(prefix, index):
+            if source := self.find(f"{prefix}.{index}.{suffix}"):
+                found[suffix] = source.shape or self.other.shapes[source.names[0]]
+        return found
+
     # --- layers ---
 
     @cached_property
@@ -113,8 +121,9 @@ class Alignment:
             name = f"{here}.{candidate}"
             if candidate and name in shapes:
                 wanted = self._donor_shapes.get((ours, suffix), shapes[name])
-                turned = is_turned(same, wanted, self.donor.config, shapes[name], self.other.config)
-                return transposed(name, shapes[name]) if turned else plain(name)
+                configs = self.donor.config, self.other.config
+                packs = repacking(same, wanted, configs[0], shapes[name], configs[1])
+                return packs[0].repacked(name, packs[1]) if packs else plain(name)
         wanted = self._donor_shapes.get((ours, suffix), ())
         for packing, before in as_whole(same):
             if found := self._from_parts(packing, before, here, spelled, wanted):

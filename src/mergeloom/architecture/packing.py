@@ -121,20 +121,35 @@ def pack_of(
     return next((pack for pack in found if pack.shape == shape), None)
 
 
-def is_turned(
+def repacking(
     suffix: str,
     ours: tuple[int, ...],
     our_config: Mapping[str, Any],
     theirs: tuple[int, ...],
     their_config: Mapping[str, Any],
-) -> bool:
-    """Whether two packed tensors of experts differ by a transposition of every expert."""
-    if len(ours) != 3 or ours != (*theirs[:-2], *theirs[:-3:-1]):
-        return False
-    if not any(packing.is_stacked for packing, _ in as_whole(suffix)):
-        return False
-    kinds = (_model_types(config) & TRANSPOSED_EXPERTS for config in (our_config, their_config))
-    return ours != theirs or len({bool(kind) for kind in kinds}) == 2
+) -> tuple[Pack, Pack] | None:
+    """How the packed experts of two models lie; None if in the same way, or not comparable."""
+    packing = next((found for found, _ in as_whole(suffix) if found.is_stacked), None)
+    is_swapped = len(ours) == 3 and ours == (*theirs[:-2], *theirs[:-3:-1])
+    if packing is None or len(ours) not in (2, 3) or (ours != theirs and not is_swapped):
+        return None
+    kinds = [_model_types(config) for config in (our_config, their_config)]
+    turned = [len(ours) == 3 and bool(kind & TRANSPOSED_EXPERTS) for kind in kinds]
+    alternate = [bool(kind & INTERLEAVED_EXPERTS) for kind in kinds]
+    if ours != theirs and turned[0] == turned[1]:
+        turned = [False, True]  # which of the two does not matter
+    if ours == theirs and ours[-1] != ours[-2]:
+        turned = [any(turned)] * 2
+    total, count = ours[2] if turned[0] else ours[1], len(packing.parts)
+    if (turned[0], alternate[0]) == (turned[1], alternate[1]) or total % count:
+        return None
+    columns = None if len(ours) == 2 else ours[1] if turned[0] else ours[2]
+    rows = (total // count,) * count
+    one, two = (
+        Pack(rows, columns, ours[0], is_turned, is_alternate)
+        for is_turned, is_alternate in zip(turned, alternate, strict=True)
+    )
+    return one, two
 
 
 def _model_types(config: Mapping[str, Any]) -> frozenset[str]:

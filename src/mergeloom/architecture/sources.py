@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 
@@ -89,22 +88,26 @@ class Pack:
 
     def joined(self, names: tuple[str, ...], text: str) -> Source:
         """The packed tensor, read from its parts, in the order expert, part."""
-        total, wide = sum(self.rows), self.columns or 1
-        if self.interleaved:
-            each = self.rows[0]
-            down = [(each, wide), (len(self.rows), each * wide)]
+        text += ", transposed" if self.transposed else ""
+        return self._read(names, text, Pack(self.rows, self.columns, self.experts))
+
+    def repacked(self, name: str, stored: Pack) -> Source:
+        """The packed tensor, read from one that holds the same parts in another way."""
+        text = f"{name}, transposed" if self.transposed != stored.transposed else name
+        return self._read((name,), text, stored)
+
+    def _read(self, names: tuple[str, ...], text: str, stored: Pack) -> Source:
+        """Elements in the order of this pack, at the steps they have in ``stored``."""
+        total, wide, count = sum(self.rows), self.columns or 1, len(self.rows)
+        each = self.rows[0]
+        down, right = (1, total) if stored.transposed else (wide, 1)
+        if self.interleaved or stored.interleaved:  # all parts have equally many rows
+            of_row, of_part = (count, 1) if stored.interleaved else (1, each)
+            rows = [(each, of_row * down), (count, of_part * down)]
+            rows = rows if self.interleaved else rows[::-1]
         else:
-            down = [(total, wide)]
-        across = [] if self.columns is None else [(wide, 1)]
-        matrix = [*across, *down] if self.transposed else [*down, *across]
+            rows = [(total, down)]
+        columns = [] if self.columns is None else [(wide, right)]
+        matrix = [*columns, *rows] if self.transposed else [*rows, *columns]
         outer = [] if self.experts is None else [(self.experts, total * wide)]
-        shown = f"{text}, transposed" if self.transposed else text
-        return Source(names, shown, self.shape, (*outer, *matrix))
-
-
-def transposed(name: str, shape: tuple[int, ...]) -> Source:
-    """A tensor with its last two axes exchanged."""
-    *outer, rows, columns = shape
-    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(outer))]
-    axes = (*zip(outer, steps, strict=True), (columns, 1), (rows, columns))
-    return Source((name,), f"{name}, transposed", (*outer, columns, rows), axes)
+        return Source(names, text, self.shape, (*outer, *matrix))

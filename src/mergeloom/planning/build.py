@@ -220,15 +220,12 @@ def _lists_tell_kinds(
 def _labels(models: Models, reference: ModelReference, rebuilt: Restacked) -> list[object]:
     """For every layer of a model what its config's lists say about it."""
     model = models[reference]
-    stack = model.stack_like(models.donor.layout, rebuilt.stack) or rebuilt.stack
+    stack = model.stack_like(rebuilt.stack) or rebuilt.stack
     return [*layer_labels(count_scope(model.checkpoint.config or {}, stack), stack.length)]
 
 
 def _layer_kind(models: Models, reference: ModelReference, rebuilt: Restacked, index: int) -> Kind:
-    model = models[reference]
-    stack = model.stack_like(models.donor.layout, rebuilt.stack) or rebuilt.stack
-    suffixes = model.layout.suffixes.get((stack.prefix, index), ())
-    return frozenset((s, model.layout.shapes[stack.tensor(index, s)]) for s in suffixes)
+    return frozenset(models[reference].alignment.layer(rebuilt.stack.prefix, index).items())
 
 
 def default_intermediates(out: Path) -> Path:

@@ -113,7 +113,7 @@ def check_layers(recipe: Recipe, models: Models, parts: Sequence[Part], problems
         if part.is_slice:
             continue
         for entry in part.inputs:
-            theirs = models[entry.model].stack_like(donor, donor.main)
+            theirs = models[entry.model].stack_like(donor.main)
             if theirs and theirs.length != donor.main.length:
                 label = models[entry.model].checkpoint.label
                 problems.error(
@@ -173,7 +173,7 @@ def report_lacking(maker: JobMaker, whole: Sequence[ModelReference]) -> None:
     for (where, label), names in maker.lacking.items():
         if label in map(str, unrelated):
             continue
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        shown = listing(names)
         maker.problems.error(
             where,
             f"{label} lacks {len(names)} tensors that the other sources have: {shown}"
@@ -196,9 +196,9 @@ def report_shapes(maker: JobMaker) -> None:
             maker.problems.error(where, message, f"{NO_ALIGNMENT} {TRUNCATE}", line)
             continue
         first = targets[0]
-        name = maker.models.find(reference, first.sources[0]) or first.name
         ours = donor.layout.shapes.get(first.sources[0], ())
-        theirs = model.layout.shapes.get(name, ())
+        source = maker.models.find(reference, first.sources[0])
+        theirs = model.view(source).shape if source else ()
         reasons = _size_differences(donor, model)
         maker.problems.error(
             where,
@@ -319,15 +319,29 @@ def warn_left_out(maker: JobMaker, unused: Mapping[str, Sequence[str]]) -> None:
     for label, names in (*unused.items(), (donor, maker.kept)):
         if not names:
             continue
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        shown = listing(names)
         count = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
         what = "in no other model and copied unchanged" if names is maker.kept else "not used"
         maker.problems.warn(label, f"{count} {what}: {shown}")
-    for model in maker.models.by_reference.values():
-        if model.alignment.renames:
-            ours, theirs = model.alignment.ours, model.alignment.theirs
+    if maker.unmatched:
+        shown = listing(maker.unmatched)
+        maker.problems.warn("--allow-crimes", f"{len(maker.unmatched)} tensors do not match and "
+                            f"are copied from the base: {shown}")  # fmt: skip
+    for reference, model in maker.models.by_reference.items():
+        for ours, theirs in model.alignment.prefixes:
             maker.problems.warn(
                 model.checkpoint.label,
                 f"its names have {theirs or 'no'} prefix where {donor} has {ours or 'none'}; "
                 "they were matched",
             )
+        if found := maker.repacked.get(reference):
+            maker.problems.warn(
+                model.checkpoint.label,
+                f"{len(found)} tensors are packed in another way than in {donor} and are read in "
+                f"its way, as {found[0].text}",
+            )
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first three names."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -36,7 +36,7 @@ def output_config(
         return None
     config = edits.without_quantization(donor.checkpoint.config)
     for rebuilt in restacked:
-        selection = [(_scope(models[r], models, rebuilt), i) for r, i in rebuilt.selection]
+        selection = [(_scope(models[r], rebuilt), i) for r, i in rebuilt.selection]
         others = [s for s in donor.layout.stacks if s != rebuilt.stack]
         config = select_layers(config, rebuilt.stack, selection, keep=others)
         if rebuilt.stack.extra:
@@ -60,9 +60,9 @@ def _main_dtype(jobs: Sequence[Job]) -> str:
     return sizes.most_common(1)[0][0] if sizes else "F32"
 
 
-def _scope(model: Model, models: Models, rebuilt: Restacked) -> Mapping[str, Any]:
+def _scope(model: Model, rebuilt: Restacked) -> Mapping[str, Any]:
     """The part of a source's config that describes the layers of the rebuilt stack."""
-    stack = model.stack_like(models.donor.layout, rebuilt.stack)
+    stack = model.stack_like(rebuilt.stack)
     config = model.checkpoint.config or {}
     return count_scope(config, stack) if stack else config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mergeloom.architecture import is_buffer
+from mergeloom.architecture import Source, is_buffer, plain
 from mergeloom.checkpoint import RowsOf
 from mergeloom.errors import Problems
 from mergeloom.methods import Method, MethodError
@@ -14,7 +14,7 @@ from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Job, JobInput, Options
 from mergeloom.planning.targets import Part, Target
 from mergeloom.recipe import selects
-from mergeloom.types import ARITHMETIC_DTYPES, Input, ModelReference, Recipe, View
+from mergeloom.types import ARITHMETIC_DTYPES, ModelReference, Recipe, View
 
 Lacking = dict[tuple[str, str], list[str]]
 
@@ -32,6 +32,8 @@ class JobMaker:
     used: dict[ModelReference, set[str]] = field(default_factory=dict)
     lacking: Lacking = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    repacked: dict[ModelReference, list[Source]] = field(default_factory=dict)
     truncated: dict[str, int] = field(default_factory=dict)
     misshapen: dict[tuple[str, ModelReference], list[Target]] = field(default_factory=dict)
     failed: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -51,7 +53,9 @@ class JobMaker:
     def _job(self, target: Target) -> Job | None:
         part = target.part
         if part is None:
-            return self._copy(target, self.models.donor_reference, target.name, "not in a module")
+            donor = self.models.donor_reference
+            source = self.models.find(donor, target.name) or plain(target.name)
+            return self._copy(target, donor, source, "not in a module")
         found = [
             self.models.find(entry.model, source)
             for entry, source in zip(part.inputs, target.sources, strict=True)
@@ -60,23 +64,44 @@ class JobMaker:
         if not self._selected(target.name) or is_buffer(target.name):
             why = "a constant buffer" if is_buffer(target.name) else "not selected"
             return self._copy_lead(target, part, found, why)
-        alone = all(name is None for i, name in enumerate(found) if i != lead)
-        if alone and len(found) > 1 and target.place.role != "layer":
-            # A head or pooler that only the base has; a layer without it would be another layer.
+        if self._is_apart(target, part, found, lead):
             self.kept.append(target.name)
             return self._copy_lead(target, part, found, "only in the base")
-        if missing := [i for i, name in enumerate(found) if name is None]:
+        if missing := [i for i, source in enumerate(found) if source is None]:
+            if self.options.allow_crimes:
+                self.unmatched.append(target.name)
+                return self._copy_lead(target, part, found, "not in every model")
             for i in missing:
                 entry = part.inputs[i]
                 self.lacking.setdefault((entry.where, str(entry.model)), []).append(
                     target.sources[i]
                 )
             return None
-        names = [name for name in found if name is not None]
-        view = self.models[part.inputs[lead].model].view(names[lead])
+        sources = [source for source in found if source is not None]
+        view = self.models[part.inputs[lead].model].view(sources[lead])
         if view.dtype not in ARITHMETIC_DTYPES:
             return self._copy_lead(target, part, found, "not a floating point tensor")
-        return self._merge(target, part, names)
+        job = self._merge(target, part, sources)
+        if job is None and self.options.allow_crimes:
+            self.unmatched.append(target.name)
+            return self._copy_lead(target, part, found, "of another shape")
+        return job
+
+    def _is_apart(
+        self, target: Target, part: Part, found: Sequence[Source | None], lead: int
+    ) -> bool:
+        """Whether the others have nothing like it: a head, a projector, a whole vision tower.
+
+        A layer that lacks one tensor is another kind of layer, so of a stack that an input has,
+        it must have all.
+        """
+        if any(source for i, source in enumerate(found) if i != lead) or all(found):
+            return False
+        stack = target.place.stack
+        without = [entry for entry, source in zip(part.inputs, found, strict=True) if not source]
+        return target.place.role != "layer" or (
+            stack is not None and not any(self.models[e.model].stack_like(stack) for e in without)
+        )
 
     def _selected(self, name: str) -> bool:
         recipe = self.recipe
@@ -84,7 +109,7 @@ class JobMaker:
         return included and not (recipe.exclude and selects(recipe.exclude, name))
 
     def _copy_lead(
-        self, target: Target, part: Part, found: Sequence[str | None], why: str
+        self, target: Target, part: Part, found: Sequence[Source | None], why: str
     ) -> Job | None:
         """A copy from the base, else from the donor where it is meant, else the first input."""
         donor = self.models.donor_reference
@@ -95,40 +120,46 @@ class JobMaker:
             and target.place.role != "layer"
         )
         if part.base is None and spoken and donor.path:
-            name = self.models.find(donor, target.name)
-            if name is not None:
-                return self._copy(target, donor, name, why)
+            source = self.models.find(donor, target.name)
+            if source is not None:
+                return self._copy(target, donor, source, why)
         lead = part.origin or 0
         order = [lead, *(i for i in range(len(found)) if i != lead)]
         for i in order:
-            if (name := found[i]) is not None:
-                return self._copy(target, part.inputs[i].model, name, why)
+            if (source := found[i]) is not None:
+                return self._copy(target, part.inputs[i].model, source, why)
         # Slices of other models than the donor, which alone has this tensor.
-        name = self.models.find(donor, target.name)
-        return self._copy(target, donor, name, why) if name is not None else None
+        source = self.models.find(donor, target.name)
+        return self._copy(target, donor, source, why) if source is not None else None
 
-    def _copy(self, target: Target, reference: ModelReference, name: str, why: str) -> Job:
-        view = self.models[reference].view(name)
-        self.used.setdefault(reference, set()).add(name)
+    def _copy(self, target: Target, reference: ModelReference, source: Source, why: str) -> Job:
+        view = self.models[reference].view(source)
+        self._use(reference, source)
         for other in self.models.by_reference:
             # Theirs was left out on purpose (exclude, modules, a buffer), not overlooked.
             if (theirs := self.models.find(other, target.name)) is not None:
-                self.used.setdefault(other, set()).add(theirs)
-        entry = JobInput(self.models[reference].checkpoint.label, name, view)
+                self._use(other, theirs)
+        entry = JobInput(self.models[reference].checkpoint.label, source.text, view)
         dtype = view.dtype if is_buffer(target.name) else self._dtype(view)
         return Job(target.name, dtype, view.shape, None, (entry,), position=target.position,
                    why=why)  # fmt: skip
+
+    def _use(self, reference: ModelReference, source: Source) -> None:
+        """Note that a model's tensors are read."""
+        self.used.setdefault(reference, set()).update(source.names)
+        if not source.is_plain:
+            self.repacked.setdefault(reference, []).append(source)
 
     def _dtype(self, view: View) -> str:
         """The output dtype: ``out_dtype``, else ``dtype``, else what the base stores."""
         wanted = self.recipe.out_dtype or self.recipe.dtype
         return wanted if wanted and view.dtype in ARITHMETIC_DTYPES else view.saved_dtype
 
-    def _merge(self, target: Target, part: Part, names: Sequence[str]) -> Job | None:
+    def _merge(self, target: Target, part: Part, sources: Sequence[Source]) -> Job | None:
         inputs = []
-        for i, (entry, name) in enumerate(zip(part.inputs, names, strict=True)):
-            self.used.setdefault(entry.model, set()).add(name)
-            inputs.append(self._input(target, part, entry, name, is_base=i == part.base))
+        for i, (entry, source) in enumerate(zip(part.inputs, sources, strict=True)):
+            self._use(entry.model, source)
+            inputs.append(self._input(target, part, i, source))
         if part.base is not None:
             inputs.insert(0, inputs.pop(part.base))
         fitted = self._fit(target, part, inputs)
@@ -151,15 +182,21 @@ class JobMaker:
             self.failed.setdefault((part.where, str(error)), []).append(target.name)
         return job
 
-    def _input(
-        self, target: Target, part: Part, entry: Input, name: str, *, is_base: bool
-    ) -> JobInput:
+    def _input(self, target: Target, part: Part, number: int, source: Source) -> JobInput:
+        entry = part.inputs[number]
         model = self.models[entry.model]
-        # The head of a tied model is its embedding, but a recipe speaks of it as the head.
-        is_tied_head = target.place.role == "head" and name in model.layout.embeddings
-        spoken = target.name if is_tied_head else name
-        parameters = self.resolver.per_model(part, entry, spoken, target.position, is_base=is_base)
-        return JobInput(model.checkpoint.label, name, model.view(name), parameters)
+        # The head of a tied model is its embedding, but a recipe speaks of it as the head, and of
+        # what the model keeps in another form by the name that the donor gives it.
+        is_tied_head = target.place.role == "head" and source.names[0] in model.layout.embeddings
+        spoken = source.names[0] if source.is_plain else target.sources[number]
+        parameters = self.resolver.per_model(
+            part,
+            entry,
+            target.name if is_tied_head else spoken,
+            target.position,
+            is_base=number == part.base,
+        )
+        return JobInput(model.checkpoint.label, source.text, model.view(source), parameters)
 
     def _fit(
         self, target: Target, part: Part, inputs: Sequence[JobInput]

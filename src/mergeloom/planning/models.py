@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mergeloom.architecture import Alignment, Layout, Stack, align, understand
-from mergeloom.architecture.stacks import split
-from mergeloom.checkpoint import StoredTensor, open_checkpoint
+from mergeloom.architecture import Alignment, Layout, Source, Stack, align, plain, understand
+from mergeloom.checkpoint import StoredTensor, open_checkpoint, rearrange
 from mergeloom.errors import Problems
 from mergeloom.planning.plan import Options, Plan
 from mergeloom.planning.provenance import shard_header
@@ -23,17 +22,17 @@ class Model:
     layout: Layout
     alignment: Alignment
 
-    def view(self, name: str) -> View:
-        """The view of one of this model's own tensors."""
-        return self.checkpoint.tensors[name]
+    def view(self, source: Source) -> View:
+        """The view of what the donor's tensor is in this model."""
+        views = [self.checkpoint.tensors[name] for name in source.names]
+        if source.shape is None:
+            return views[0]
+        return rearrange(views, source.shape, source.axes, source.offset)
 
-    def stack_like(self, donor: Layout, stack: Stack) -> Stack | None:
+    def stack_like(self, stack: Stack) -> Stack | None:
         """This model's stack that corresponds to a stack of the donor."""
-        for suffix in donor.suffixes.get((stack.prefix, 0), ()):
-            name = self.alignment.find(stack.tensor(0, suffix))
-            if name and (parts := split(name)):
-                return next((s for s in self.layout.stacks if s.prefix == parts[0]), None)
-        return None
+        prefix = self.alignment.stacks.get(stack.prefix)
+        return next((s for s in self.layout.stacks if s.prefix == prefix), None)
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,15 @@ class Models:
     def __getitem__(self, reference: ModelReference) -> Model:
         return self.by_reference[reference]
 
-    def find(self, reference: ModelReference, name: str) -> str | None:
-        """A model's own name of the tensor that the donor calls ``name``, None if it has none.
+    def find(self, reference: ModelReference, name: str) -> Source | None:
+        """What the tensor that the donor calls ``name`` is in a model, None if it has none.
 
         A head that a model lacks because it is tied is its input embedding.
         """
         model = self[reference]
         found = model.alignment.find(name)
         tied = name in self.heads and not model.layout.heads and len(model.layout.embeddings) == 1
-        return model.layout.embeddings[0] if found is None and tied else found
+        return plain(model.layout.embeddings[0]) if found is None and tied else found
 
 
 def open_models(

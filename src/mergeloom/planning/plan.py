@@ -27,6 +27,7 @@ class Options:
         seed: of random methods; recorded in the output.
         lenient: unknown recipe keys and filters that match nothing are warnings.
         unsafe_truncate_embeddings: cut vocabulary tables to the smallest model's rows.
+        allow_crimes: merge models of different kinds as far as their tensors match.
         copy_tokenizer: copy the donor's tokenizer files.
         cache_dir: the hub cache to use.
         intermediates: where results of earlier documents of a chain go; beside the output if None.
@@ -36,6 +37,7 @@ class Options:
     seed: int = 0
     lenient: bool = False
     unsafe_truncate_embeddings: bool = False
+    allow_crimes: bool = False
     copy_tokenizer: bool = True
     cache_dir: Path | None = None
     intermediates: Path | None = None

@@ -239,7 +239,7 @@ def _ranges(
     """[start, end) of every source; None after reporting what is wrong with them."""
     found = []
     for entry in part.inputs:
-        theirs = models[entry.model].stack_like(models.donor.layout, stack)
+        theirs = models[entry.model].stack_like(stack)
         if theirs is None:
             problems.error(
                 entry.where,
@@ -292,8 +292,6 @@ def _suffixes(
     lead = part.base or 0
     order = [lead, *(i for i in range(len(spans)) if i != lead)]
     for i in order:
-        model = models[part.inputs[i].model]
-        theirs = model.stack_like(models.donor.layout, stack) or stack
-        own = model.layout.suffixes.get((theirs.prefix, spans[i][0] + offset), ())
-        found.update(dict.fromkeys(own))
+        alignment = models[part.inputs[i].model].alignment
+        found.update(dict.fromkeys(alignment.suffixes(stack.prefix, spans[i][0] + offset)))
     yield from found
