@@ -14,7 +14,7 @@ from mergeloom.errors import CheckpointError, Problems, RecipeError, nearest
 from mergeloom.methods import METHODS
 from mergeloom.planning import Options, Plan, default_intermediates, make_plan
 from mergeloom.recipe import load_recipe as _load
-from mergeloom.types import Checkpoint, Recipe
+from mergeloom.types import Checkpoint, Recipe, View
 
 if TYPE_CHECKING:
     import torch
@@ -259,15 +259,30 @@ def merge_state_dicts(
             raise RecipeError(f"no state dict named {reference} was given. {near}".strip())
         if not models[str(reference)]:
             raise CheckpointError(f"the state dict of {reference} holds no tensors")
-        tensors = {}
+        tensors: dict[str, View] = {}
         for name, tensor in models[str(reference)].items():
             if not isinstance(tensor, torch.Tensor):
                 kind = type(tensor).__name__
                 raise CheckpointError(f"{reference}: {name} is a {kind}, not a torch tensor")
             tensors[name] = MemoryTensor(tensor)
         config = (configs or {}).get(str(reference))
-        opened[reference] = Checkpoint(str(reference), Path(), tensors, config)
+        opened[reference] = Checkpoint(
+            str(reference), Path(), _dequantized(str(reference), tensors, config), config
+        )
     planned = plan_opened(loaded, opened, options)
     sink = Tensors(planned)
     run(planned, sink, Settings(threads, device=device, allow_nonfinite=allow_nonfinite))
     return sink.by_name
+
+
+def _dequantized(
+    label: str, tensors: Mapping[str, View], config: Mapping[str, Any] | None
+) -> Mapping[str, View]:
+    """A state dict's tensors, quantized ones as numbers."""
+    from mergeloom.checkpoint.quantized import dequantized
+    from mergeloom.checkpoint.report import Report
+
+    problems = Problems()
+    found = dequantized(tensors, config, label, Report(problems))
+    problems.raise_errors(CheckpointError)
+    return found or {}

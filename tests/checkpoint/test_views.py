@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 
 from mergeloom.checkpoint import MemoryTensor, RowsOf, StoredTensor, StridedTensor, close_files
 from mergeloom.checkpoint import open_files as files
-from mergeloom.errors import CheckpointError
+from mergeloom.checkpoint.report import Report
+from mergeloom.checkpoint.weights import read_file
+from mergeloom.errors import CheckpointError, Problems
 from mergeloom.types import DTYPES, DTYPES_BY_TORCH_NAME, numel
 
 from .support import Scratch, good, raw, read
@@ -76,8 +78,10 @@ def write(tensors: dict[str, torch.Tensor], path: Path, form: str) -> Path:
 def test_every_range_of_every_tensor_reads_back(form, data, state, tmp_path):
     # The first tensor comes a second time: one storage, two names.
     first = next(iter(state))
-    checkpoint = good(write({**state, "again": state[first]}, tmp_path, form))
-    views = checkpoint.tensors
+    path = write({**state, "again": state[first]}, tmp_path, form)
+    found = read_file(path, "x", Report(Problems()))  # as stored: a checkpoint widens 8-bit floats
+    assert found is not None
+    views = found
     assert views.keys() == {*state, "again"}
     if form != "safetensors" and not isinstance(views[first], StridedTensor):
         assert views["again"] == views[first]

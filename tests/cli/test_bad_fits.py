@@ -20,15 +20,6 @@ def second(message: str) -> list[str]:
     return [f"models[1] (line 4): {message}"]
 
 
-def fp8(folder: Path) -> None:
-    model(folder)
-    small = {
-        name: tensor.to(torch.float8_e4m3fn) if tensor.ndim == 2 else tensor
-        for name, tensor in weights().items()
-    }
-    save_file(small, folder / "model.safetensors")
-
-
 def gpt2(folder: Path) -> None:
     folder.mkdir()
     names = [f"transformer.h.{i}.attn.c_attn.weight" for i in range(3)]
@@ -41,22 +32,22 @@ def packed(folder: Path) -> None:
     save_file(weights() | extra, folder / "model.safetensors")
 
 
-def bitsandbytes(folder: Path) -> None:
-    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    model(folder, changes={"quantization_config": settings})
+def additive(folder: Path) -> None:
+    model(folder, changes={"quantization_config": {"quant_method": "aqlm", "nbits": 2}})
 
 
-CODES = (
-    "and quantized weights cannot be averaged. Use the original weights, or dequantize it first."
-)
+ORIGINAL = "Use the original weights, or dequantize it first with the library that made it"
 CUT = "--unsafe-truncate-embeddings cuts all to the smallest."
 MISFITS = {
-    "quantized by its config": (
-        bitsandbytes,
-        f"./X is quantized (bitsandbytes), {CODES}",
+    "quantized in a way that is not read": (
+        additive,
+        f"./X is quantized (aqlm), which cannot be dequantized here. {ORIGINAL}",
     ),
-    "FP8": (fp8, f"./X is quantized (F8_E4M3), {CODES}"),
-    "packed": (packed, f"./X is quantized (model.layers.0.mlp.up_proj.weight.absmax), {CODES}"),
+    "parts of something": (
+        packed,
+        "./X has parts of quantized weights in a format that is not known: "
+        f"model.layers.0.mlp.up_proj.weight.absmax. {ORIGINAL}",
+    ),
     "hidden size": (
         lambda x: model(x, hidden=16),
         "31 tensors of ./X have other shapes than ./A's (model.embed_tokens.weight: [12, 16] vs "

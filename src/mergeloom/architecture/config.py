@@ -10,7 +10,7 @@ from mergeloom.types import DTYPES
 
 TIE = "tie_word_embeddings"
 DTYPE_KEYS = ("torch_dtype", "dtype")
-QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
 
 
 def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -41,12 +41,12 @@ def with_values(config: Mapping[str, Any], keys: tuple[str, ...], value: Any) ->
 
 
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the keys that describe quantized weights."""
-    result = copy.deepcopy(dict(config))
-    for scope in [result, *(v for v in result.values() if isinstance(v, dict))]:
-        for key in QUANTIZATION_KEYS:
-            scope.pop(key, None)
-    return result
+    """The config without the keys that describe quantized weights, at any depth."""
+    return {
+        key: without_quantization(value) if isinstance(value, Mapping) else copy.deepcopy(value)
+        for key, value in config.items()
+        if not (key in QUANTIZATION_KEYS and isinstance(value, Mapping | None))
+    }
 
 
 def says_tied(config: Mapping[str, Any]) -> bool | None:

@@ -33,7 +33,10 @@ _TRAINING_STATE = (
     *("training_args.bin", "optimizer.*", "optimizer_*", "scheduler.*", "scaler.*"),
     *("rng_state*.pth", "random_states*", "trainer_state.json", "events.out.tfevents*"),
 )
-_NOT_OF_THE_RESULT = ("readme.md", "license*", "adapter_config.json", "adapter_model.*")
+_NOT_OF_THE_RESULT = (
+    *("readme.md", "license*", "adapter_config.json", "adapter_model.*"),
+    *("quantize_config.json", "quant_config.json", "hf_quant_config.json"),  # of other weights
+)
 _OTHER_EXPORTS = ("onnx", "openvino", "original", "coreml", "__pycache__", "runs")
 
 

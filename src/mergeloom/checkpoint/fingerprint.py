@@ -50,9 +50,10 @@ def _first_bytes(checkpoint: Checkpoint) -> dict[Path, int]:
     """Every weight file, and where the first of its tensors begins."""
     first: dict[Path, int] = {}
     for view in checkpoint.tensors.values():
-        for path in view.files:
-            offset = getattr(view, "offset", 0)
-            first[path] = min(first.get(path, offset), offset)
+        for stored in getattr(view, "parts", (view,)):
+            for path in stored.files:
+                offset = getattr(stored, "offset", 0)
+                first[path] = min(first.get(path, offset), offset)
     return first
 
 

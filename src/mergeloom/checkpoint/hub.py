@@ -12,6 +12,7 @@ from mergeloom.checkpoint.file_kinds import module_folders, side_files
 from mergeloom.checkpoint.folder import choose_weights
 from mergeloom.checkpoint.locate import HubModel, nearest_local
 from mergeloom.checkpoint.open import open_folder, read_config
+from mergeloom.checkpoint.quantized import dequantized, states
 from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.safetensors_header import header_length, parse_header
 from mergeloom.checkpoint.weights import read_file, read_weights
@@ -157,6 +158,11 @@ class _Repository:
             return tensors
 
         tensors = read_weights(weights, shown, report, read)
+        if tensors is not None:
+            # What these say is needed for a plan: the files have to be here.
+            files = {path.name for name in states(tensors) for path in tensors[name].files}
+            self._download(sorted(f for f in weights.files if f.rpartition("/")[2] in files))
+            tensors = dequantized(tensors, config, shown, report)
         if tensors is None or len(report.problems.errors) > errors:
             return None
         return Checkpoint(

@@ -15,6 +15,7 @@ from mergeloom.checkpoint.file_kinds import (
 )
 from mergeloom.checkpoint.folder import choose_weights, read_json
 from mergeloom.checkpoint.locate import locate
+from mergeloom.checkpoint.quantized import dequantized
 from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.weights import natural, read_file, read_weights
 from mergeloom.errors import Problems
@@ -72,6 +73,8 @@ def open_folder(
     tensors = read_weights(
         weights, shown, report, lambda name, title, to: read_file(root / name, title, to)
     )
+    if tensors is not None:
+        tensors = dequantized(tensors, config, shown, report)
     if tensors is None or len(report.problems.errors) > errors:
         return None
     return Checkpoint(
@@ -116,4 +119,5 @@ def _open_file(reference: ModelReference, path: Path, report: Report) -> Checkpo
         report.error(f"{shown} holds no tensors")
         return None
     ordered = dict(sorted(tensors.items(), key=lambda item: natural(item[0])))
-    return Checkpoint(label=shown, root=path.parent, tensors=ordered)
+    views = dequantized(ordered, None, shown, report)
+    return Checkpoint(label=shown, root=path.parent, tensors=views) if views else None

@@ -262,3 +262,26 @@ class MemoryTensor:
 
     def prefetch(self, start: int, stop: int) -> None:
         """Do nothing: it is in memory."""
+
+
+def permuted(view: View, axes: tuple[int, ...]) -> View:
+    """The same tensor with its axes in another order; nothing is read or moved.
+
+    Raises:
+        CheckpointError: the view is not a tensor as a file or a state dict holds it.
+    """
+    if isinstance(view, MemoryTensor):
+        return MemoryTensor(view.tensor.permute(axes))
+    if isinstance(view, StoredTensor):
+        stride = tuple(math.prod(view.shape[axis + 1 :]) for axis in range(len(view.shape)))
+    elif isinstance(view, StridedTensor):
+        stride = view.stride
+    else:
+        raise CheckpointError(f"a {type(view).__name__} has no axes to reorder")
+    return StridedTensor(
+        view.path,
+        view.offset,
+        view.dtype,
+        tuple(view.shape[axis] for axis in axes),
+        tuple(stride[axis] for axis in axes),
+    )

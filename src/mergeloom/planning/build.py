@@ -104,7 +104,6 @@ def _plan(
     problems: Problems,
 ) -> Plan:
     every_part = [part for own in parts for part in own]
-    checks.check_quantized(recipe, models, problems)
     checks.check_layers(recipe, models, every_part, problems)
     targets, restacked = make_targets(recipe, parts, models, problems)
     problems.raise_errors(CheckpointError)

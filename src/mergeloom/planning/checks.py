@@ -23,7 +23,6 @@ SIZE_KEYS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_atten
 # Written once in the output's config.json, though every input was trained with its own.
 SHARED_KEYS = ("rope_theta", "rope_scaling", "rms_norm_eps", "layer_norm_eps", "hidden_act",
                "final_logit_softcapping", "attn_logit_softcapping")  # fmt: skip
-QUANTIZED_NAMES = (".absmax", ".qweight", "_scale_inv", "_blocks", ".SCB")
 MANY = "For three or more models use linear or task_arithmetic."
 TRUNCATE = "--unsafe-truncate-embeddings cuts all to the smallest."
 
@@ -83,25 +82,6 @@ def _check_slerp(recipe: Recipe, part: Part, problems: Problems) -> None:
     else:
         message = f"slerp with t walks from the base_model to the other of {' and '.join(listed)}"
         problems.error(part.where, message, f"Say where it begins, as in {example}.", line)
-
-
-def check_quantized(recipe: Recipe, models: Models, problems: Problems) -> None:
-    """Codes must never be averaged as if they were weights."""
-    for reference, model in models.by_reference.items():
-        config = model.checkpoint.config or {}
-        settings = config.get("quantization_config")
-        kinds = {v.dtype for v in model.checkpoint.tensors.values()}
-        eights = sorted(k for k in kinds if k.startswith("F8"))
-        companions = [n for n in model.checkpoint.tensors if n.endswith(QUANTIZED_NAMES)]
-        if settings or eights or companions:
-            kind = settings.get("quant_method", "") if isinstance(settings, dict) else ""
-            found = kind or ", ".join(eights) or companions[0]
-            problems.error(
-                place_of(recipe, reference),
-                f"{model.checkpoint.label} is quantized ({found}), and quantized weights cannot be "
-                "averaged",
-                "Use the original weights, or dequantize it first.",
-            )
 
 
 def check_layers(recipe: Recipe, models: Models, parts: Sequence[Part], problems: Problems) -> None:
