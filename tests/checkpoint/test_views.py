@@ -79,9 +79,8 @@ def test_every_range_of_every_tensor_reads_back(form, data, state, tmp_path):
     # The first tensor comes a second time: one storage, two names.
     first = next(iter(state))
     path = write({**state, "again": state[first]}, tmp_path, form)
-    found = read_file(path, "x", Report(Problems()))  # as stored: a checkpoint widens 8-bit floats
-    assert found is not None
-    views = found
+    views = read_file(path, "x", Report(Problems()))  # as stored: a checkpoint widens 8-bit floats
+    assert views is not None
     assert views.keys() == {*state, "again"}
     if form != "safetensors" and not isinstance(views[first], StridedTensor):
         assert views["again"] == views[first]
