@@ -297,11 +297,16 @@ def test_the_sandbox_prints_what_transformers_prints(text, tokenizer):
             "the template does not print the messages of a conversation. They are in the list "
             "messages, each with role and content; nothing gives it mesages.",
         ),
+        (
+            "{% if messages | length > 3 %}{{ raise_exception('short!') }}{% endif %}{{ 'x' }}",
+            "the template does not print the messages of a conversation. They are in the list",
+        ),
         ("{{ raise_exception('a\x1b\nb') }}", "the template refuses every conversation: a b"),
         ("{{ ''.__class__.__base__.__subclasses__() }}", "'__class__' of 'str' object is unsafe"),
         ("{% include '/etc/passwd' %}", "it cannot be rendered: no loader for this environment"),
         (TALK + "\ud800", "the template: it holds half a character (a lone surrogate)"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "it is nested too deeply, or calls itself"),
+        ("{{ x }}" * 6000, "the template: it takes more work than any chat template needs"),
         (TALK + "x" * 70_000, " characters; 65,536 are the most that is read"),
     ],
 )
@@ -347,7 +352,7 @@ def test_a_template_cannot_take_the_machine(case):
     said = refusal(TALK + "\n" + HOSTILE[case])
     assert said == (
         "chat_template: line 2 of the template: it takes more work than any chat template needs "
-        "(over 1,000,000 steps)"
+        "(over 250,000 steps)"
     )
 
 

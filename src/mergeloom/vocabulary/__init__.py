@@ -2,6 +2,7 @@
 
 from mergeloom.vocabulary.chat_template import (
     BUILT_IN,
+    TEMPLATE_HOLDERS,
     Template,
     read_template,
     resolve_template,
@@ -12,6 +13,7 @@ from mergeloom.vocabulary.template_check import check_template, needed_tokens
 
 __all__ = [
     "BUILT_IN",
+    "TEMPLATE_HOLDERS",
     "Template",
     "Vocabulary",
     "check_template",

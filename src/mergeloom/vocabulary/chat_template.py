@@ -15,7 +15,9 @@ from mergeloom.vocabulary.template_check import check_template
 
 BUILT_IN = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 """The templates that come with the package, in ``templates``."""
-_FILE, _CONFIG, _PROCESSOR = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
+TEMPLATE_HOLDERS = ("tokenizer_config.json", "chat_template.json", "processor_config.json")
+"""The JSON files that may hold a template under the key ``chat_template``, in order of use."""
+_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def read_template(checkpoint: Checkpoint) -> str | None:
     """The chat template of a model, or None if it has none or a blank one.
 
     It is ``chat_template.jinja``, else the key ``chat_template`` of tokenizer_config.json, else
-    that of a processor's chat_template.json, as transformers looks for them. Where the key holds
-    several templates by name, it is the one called ``default``.
+    that of a processor's files, as transformers looks for them. Where the key holds several
+    templates by name, it is the one called ``default``.
 
     Raises:
         CheckpointError: a file is not UTF-8, not JSON or not of that form.
@@ -138,7 +140,7 @@ def read_template(checkpoint: Checkpoint) -> str | None:
     if content is not None:
         text = _decoded(content, str(checkpoint.side_folder / _FILE))
         return text if text.strip() else None
-    for name in (_CONFIG, _PROCESSOR):
+    for name in TEMPLATE_HOLDERS:
         content = checkpoint.side_file(name)
         if content is None:
             continue
@@ -154,15 +156,15 @@ def template_files(template: Template, donor_files: Mapping[str, bytes]) -> dict
 
     Args:
         template: what to write.
-        donor_files: the files by name that the output takes from its donor, as far as they are
-            ``tokenizer_config.json`` and ``chat_template.json``; others are not looked at.
+        donor_files: the files by name that the output takes from its donor; only the
+            ``TEMPLATE_HOLDERS`` are looked at.
 
     Returns:
-        ``chat_template.jinja``, which today's transformers reads; and those of the two others
-        that hold a template, with this one in its place for programs that read only them.
+        ``chat_template.jinja``, which today's transformers reads; and those of the holders that
+        hold a template, with this one in its place, for programs that read only them.
     """
     written = {_FILE: template.text.encode("utf-8")}
-    for name in (_CONFIG, _PROCESSOR):
+    for name in TEMPLATE_HOLDERS:
         content = donor_files.get(name)
         if content is None:
             continue

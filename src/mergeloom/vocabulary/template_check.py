@@ -77,21 +77,20 @@ def _printed(text: str, origin: str) -> str:
     from mergeloom.vocabulary.template_sandbox import RefusedError, Sandbox, TooMuchWorkError
 
     sandbox = _parsed(text, origin, Sandbox)
-    refusal: Exception | None = None
-    failure: Exception | None = None
+    outcomes: list[Exception | None] = []  # None: rendered, but without the messages
     for messages in _conversations():
         try:
             printed = sandbox.render({**_VARIABLES, "messages": messages})
-        except RefusedError as error:
-            refusal = error
         except TooMuchWorkError as error:
             raise RecipeError(_why(text, origin, error)) from None
         except Exception as error:  # noqa: BLE001 (a stranger's program; told below)
-            failure = failure or error
+            outcomes.append(error)
         else:
             if _LAST["content"] in printed:
                 return printed
-    raise RecipeError(_why(text, origin, failure or refusal))
+            outcomes.append(None)
+    told = [outcome for outcome in outcomes if not isinstance(outcome, RefusedError)]
+    raise RecipeError(_why(text, origin, (told or outcomes)[0]))
 
 
 def _parsed(text: str, origin: str, sandbox: type[Sandbox]) -> Sandbox:
@@ -129,7 +128,8 @@ def _why(text: str, origin: str, error: Exception | None) -> Problem:
     )
 
     if error is None:
-        unknown = ", ".join(set(undeclared(text)) - _VARIABLES.keys() - {"messages"})
+        known = (*_VARIABLES, "messages")
+        unknown = ", ".join(name for name in undeclared(text) if name not in known)
         return Problem(
             "chat_template",
             f"{origin} does not print the messages of a conversation",

@@ -34,10 +34,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-WORK = 1_000_000
-"""The budget. Templates of published models use one percent of it or less."""
+WORK = 250_000
+"""The budget. Templates of published models use five percent of it or less."""
 LONGEST = 65_536
 """Characters of a template. Those of published models have at most some twenty thousand."""
+_LARGEST = 10_000  # nodes of a template's tree, for each of which code is compiled
 _DEEPEST = 50
 _SCOPES = frozenset({"_loop_vars", "_block_vars"})  # that jinja2's compiler adds to each call
 _WIDTH = re.compile(r"\d+")
@@ -74,12 +75,15 @@ class Sandbox:
     """A template, compiled once and rendered with a budget each time.
 
     Raises:
+        TooMuchWorkError: compiling it would take too long.
         Exception: what jinja2 and Python raise for a text that is no template.
     """
 
     def __init__(self, text: str) -> None:
         self._environment = _Environment()
         tree = self._environment.parse(text)
+        if sum(1 for _ in _everything(tree)) > _LARGEST:
+            raise TooMuchWorkError
         tree = _Metered(self._environment).visit(tree)
         tree.set_environment(self._environment)
         code = self._environment.compile(tree)
