@@ -12,13 +12,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mergeloom.architecture.stacks import COUNT_KEYS, LAYER_LIST_KEYS, Stack, lookup
+from mergeloom.architecture.stacks import COUNT_KEYS, LAYER_LIST_KEYS, Stack, family, lookup
 
 Scope = Mapping[str, Any]
 Selection = Sequence[tuple[Scope, int]]
 """For every output layer: the scope of the source's config.json and the source layer's index."""
 
 INDEX_LIST = re.compile(r"(idx|idxs|indices|index|indexes|ids|layers|locations)$")
+# Lists that speak of something else, however long they are (five multipliers of Falcon-H1).
+NOT_LAYERS = re.compile(r"multipliers$|token_ids?$|section$|pinpoints$|^(image|patch)_size$")
+LAST_LAYER = re.compile(r"layer_end_index$")
 SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
 
 
@@ -51,13 +54,43 @@ def select_layers(
         # No list is needed where the class derives the right one from the new positions.
         if key not in scope and per_layer != [derive(scope, j) for j in range(len(selection))]:
             scope[key] = [derive(scope, i) for i in range(old)]
+    paired = paired_lists(scope, stack, keep)
     for key, value in list(scope.items()):
         if (*stack.count_key[:-1], key) in others:
             continue
-        rewritten = _rewrite(key, value, old, selection, count=stack.count_key[-1])
+        rewritten = (
+            first_positions(value, [index for _, index in selection])
+            if key in paired
+            else _rewrite(key, value, old, selection, count=stack.count_key[-1])
+        )
         if rewritten is not None:
             scope[key] = rewritten
     return result
+
+
+def paired_lists(scope: Scope, stack: Stack, others: Sequence[Stack]) -> tuple[str, ...]:
+    """Keys of lists of layer numbers to each of which a module of its own belongs.
+
+    Qwen3-VL's ``deepstack_visual_indexes``: one merger for each. There are as many modules as
+    before, so a layer that is repeated counts once.
+    """
+    groups = {s.length for s in others
+              if s.count_key is None and family(s.prefix) == family(stack.prefix)}  # fmt: skip
+    return tuple(
+        key
+        for key, value in scope.items()
+        if isinstance(value, list)
+        and len(value) in groups
+        and _is_index_list(key, value, stack.length)
+    )
+
+
+def first_positions(indices: Sequence[int], order: Sequence[int]) -> list[int]:
+    """For every source layer of a list its first place in the output; those left out are missing.
+
+    The list keeps its order, because the module that belongs to an entry stays where it is.
+    """
+    return [order.index(index) for index in indices if index in order]
 
 
 def layer_labels(scope: Scope, length: int) -> list[tuple[tuple[str, str], ...]]:
@@ -75,6 +108,8 @@ def layer_labels(scope: Scope, length: int) -> list[tuple[tuple[str, str], ...]]
 
 def _column(key: str, value: Any, length: int) -> Sequence[Any] | None:
     """One entry for each layer, or None for a value that is not about single layers."""
+    if NOT_LAYERS.search(key):
+        return None
     if isinstance(value, list) and _is_index_list(key, value, length):
         return [i in value for i in range(length)]
     if isinstance(value, list) and len(value) == length:
@@ -89,7 +124,11 @@ def _column(key: str, value: Any, length: int) -> Sequence[Any] | None:
 def _rewrite(key: str, value: Any, old: int, selection: Selection, *, count: str) -> Any:
     """The new value of one key of the scope, or None to leave it."""
     new = len(selection)
+    if NOT_LAYERS.search(key):
+        return None
     if isinstance(value, int) and not isinstance(value, bool):
+        if LAST_LAYER.search(key):
+            return new - 1 if value == old - 1 else None
         # Whisper writes the encoder's count twice, as encoder_layers and num_hidden_layers.
         return new if value == old and (key == count or key in COUNT_KEYS) else None
     if isinstance(value, list) and _is_index_list(key, value, old):
@@ -184,6 +223,8 @@ _NO_ROPE = ("llama4", "smollm3")
 def _derived_lists(scope: Scope) -> Mapping[str, Derive]:
     """The per-layer lists that this scope's model type derives, longest type name first."""
     model_type = str(scope.get("model_type", ""))
+    if "patch_size" in scope:  # the tower of a vision model of that name
+        return {}
     if model_type.startswith(_NO_ROPE):
         return {"no_rope_layers": _rope_flag}
     for known in sorted(_LAYER_TYPES, key=len, reverse=True):

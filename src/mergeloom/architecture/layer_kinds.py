@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mergeloom.architecture.layout import Layout
+from mergeloom.architecture.stacks import Stack, family
 
 Kind = frozenset[tuple[str, tuple[int, ...]]]
 """What a layer is made of: its (suffix, shape) pairs."""
@@ -36,3 +40,22 @@ def _law(source: Sequence[Kind]) -> tuple[int, int]:
                    for i in range(offset, count)):  # fmt: skip
                 return offset, period
     return 0, count
+
+
+def packed_by_layer(layout: Layout, stack: Stack, scope: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tensors outside the stack that hold a block of rows or columns for each of its layers.
+
+    Gemma-3n's per-layer embeddings: (rows, layers · ``hidden_size_per_layer_input``).
+    """
+    widths = {
+        stack.length * value
+        for key, value in scope.items()
+        if "hidden_size_per_layer" in key and type(value) is int and value > 0
+    }
+    return tuple(
+        name
+        for name, shape in layout.shapes.items()
+        if layout.place(name).stack is None
+        and family(name) == family(stack.prefix)
+        and widths & set(shape)
+    )

@@ -24,6 +24,7 @@ from mergeloom.planning.jobs import JobMaker, unused_tensors
 from mergeloom.planning.models import Models, open_models, relate
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Options, Plan
+from mergeloom.planning.restacking import check_restacked
 from mergeloom.planning.shards import shard
 from mergeloom.planning.targets import Part, Restacked, make_parts, make_targets
 from mergeloom.types import Checkpoint, ModelReference, Recipe
@@ -119,6 +120,7 @@ def _plan(
     vocabularies.check_vocabularies(recipe, models, problems)
     if not problems.errors:
         for rebuilt in restacked:
+            check_restacked(rebuilt, models, problems)
             _check_kinds(rebuilt, models, problems)
     problems.raise_errors(_kind(maker))
     checks.warn_settings(models, problems)
