@@ -16,7 +16,7 @@ from mergeloom.planning.targets import Part, Target
 from mergeloom.planning.vocabularies import NO_ALIGNMENT
 from mergeloom.recipe import selects
 from mergeloom.types import ModelReference, Recipe
-from mergeloom.vocabulary import read_vocabulary
+from mergeloom.vocabulary import read_tokenizer
 
 SIZE_KEYS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads",
              "num_key_value_heads", "head_dim", "num_experts", "num_local_experts")  # fmt: skip
@@ -241,7 +241,7 @@ def _vocabulary_message(donor: Model, other: Model, target: Target) -> str:
         f"{donor.checkpoint.label} has {ours} vocabulary rows, {other.checkpoint.label} {theirs} "
         f"({target.name})"
     )
-    a, b = read_vocabulary(donor.checkpoint), read_vocabulary(other.checkpoint)
+    a, b = read_tokenizer(donor.checkpoint), read_tokenizer(other.checkpoint)
     if a and b:
         message += f"; {a.shared(b)} tokens of {len(a.ids)} and {len(b.ids)} are shared"
     return message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mergeloom.errors import Problems
 from mergeloom.planning.models import Models, place_of
 from mergeloom.types import ModelReference, Recipe
-from mergeloom.vocabulary import read_vocabulary
+from mergeloom.vocabulary import read_tokenizer
 
 NO_ALIGNMENT = "Building a common vocabulary is not in this version yet."
 
@@ -13,10 +13,10 @@ NO_ALIGNMENT = "Building a common vocabulary is not in this version yet."
 def check_vocabularies(recipe: Recipe, models: Models, problems: Problems) -> None:
     """Rows are merged by index, so equal ids must mean equal tokens."""
     donor = models.donor.checkpoint
-    ours = read_vocabulary(donor)
+    ours = read_tokenizer(donor)
     for reference in recipe.models():
         label = models[reference].checkpoint.label
-        theirs = read_vocabulary(models[reference].checkpoint)
+        theirs = read_tokenizer(models[reference].checkpoint)
         if recipe.tokenizer and not theirs:
             problems.error(
                 recipe.tokenizer.where,

@@ -1,4 +1,4 @@
-"""What the inputs' tokenizers say: token text → id, read from tokenizer.json; chat templates."""
+"""What the inputs' tokenizers say; the vocabulary and the chat template of the output."""
 
 from mergeloom.vocabulary.chat_template import (
     BUILT_IN,
@@ -8,18 +8,23 @@ from mergeloom.vocabulary.chat_template import (
     resolve_template,
     template_files,
 )
-from mergeloom.vocabulary.compare import Vocabulary, read_vocabulary
 from mergeloom.vocabulary.template_check import check_template, needed_tokens
+from mergeloom.vocabulary.tokenizer import AddedToken, Tokenizer, read_tokenizer
+from mergeloom.vocabulary.union import Conflict, OutputVocabulary, output_vocabulary
 
 __all__ = [
     "BUILT_IN",
     "TEMPLATE_HOLDERS",
+    "AddedToken",
+    "Conflict",
+    "OutputVocabulary",
     "Template",
-    "Vocabulary",
+    "Tokenizer",
     "check_template",
     "needed_tokens",
+    "output_vocabulary",
     "read_template",
-    "read_vocabulary",
+    "read_tokenizer",
     "resolve_template",
     "template_files",
 ]

@@ -1,0 +1,157 @@
+"""Carrying the merge rules of one byte-pair tokenizer over to another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergeloom.errors import CheckpointError, Problem
+
+Rule = tuple[str, str]
+ROUNDS = 4
+LONGEST = 24
+"""Pieces that still fall into more parts than this are left as they are."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Merge rules in order of rank, and what the tokens that came in can do with them.
+
+    Args:
+        rules: the anchor's rules, then those of the others, then the joining ones.
+        joining: how many were made to reach pieces that the rules of both do not reach.
+        unreached: pieces that no text gives as one token, in ascending donor order.
+    """
+
+    rules: tuple[Rule, ...]
+    joining: int
+    unreached: tuple[str, ...]
+
+
+def read_rules(model: Mapping[str, Any], label: str) -> list[Rule]:
+    """The ``merges`` of a tokenizer.json, written as ``"a b"`` or as ``["a", "b"]``."""
+    rules = []
+    for rule in model.get("merges") or ():
+        parts = rule.split(" ") if isinstance(rule, str) else rule
+        if not isinstance(parts, list) or len(parts) != 2:
+            raise CheckpointError(
+                Problem(label, f"its tokenizer.json has a merge rule that is no pair: {rule!r}")
+            )
+        rules.append((parts[0], parts[1]))
+    return rules
+
+
+def written_rules(rules: Iterable[Rule], like: Sequence[Any]) -> list[Any]:
+    """Rules in the spelling of the list ``like``, or as pairs if a token holds a space."""
+    rules = list(rules)
+    spelled = bool(like) and isinstance(like[0], str)
+    if spelled and not any(" " in part for rule in rules for part in rule):
+        return [f"{a} {b}" for a, b in rules]
+    return [[a, b] for a, b in rules]
+
+
+def known_rules(rules: Iterable[Rule], vocab: Mapping[str, int], prefix: str) -> list[Rule]:
+    """The rules whose two parts and whose result are tokens of ``vocab``."""
+    cut = len(prefix)
+    return [(a, b) for a, b in rules if a in vocab and b in vocab and a + b[cut:] in vocab]
+
+
+def carried_rules(
+    vocab: Mapping[str, int],
+    anchor: Mapping[str, Any],
+    anchor_rules: Sequence[Rule],
+    donors: Sequence[tuple[Mapping[str, Any], Sequence[Rule], Sequence[str]]],
+) -> Rules:
+    """The anchor's rules and then the donors', with joining rules where those are not enough.
+
+    Rules come in order of rank, so a word is cut as the anchor cuts it and only what is left is
+    joined by a donor's rules. Where the anchor's pieces straddle those the donor builds a token
+    from, none of its rules fits; then the pieces that are there are joined by new rules, as long
+    as every step is a token. A rule is only ever added at the end, so no piece that was reached
+    before is lost.
+
+    Args:
+        vocab: token → id of the output, the donors' regular tokens among them.
+        anchor: the ``model`` of the anchor's tokenizer.json.
+        anchor_rules: its rules.
+        donors: of each other tokenizer its model, its rules, and the tokens that came from it.
+    """
+    prefix = str(anchor.get("continuing_subword_prefix") or "")
+    known = dict.fromkeys(anchor_rules)
+    for _, rules, _ in donors:
+        known.update(dict.fromkeys(known_rules(rules, vocab, prefix)))
+    if prefix or anchor.get("end_of_word_suffix"):
+        return Rules(tuple(known), 0, ())  # a piece is then not the text it stands for
+    before = len(known)
+    unreached = []
+    for model, rules, tokens in donors:
+        wanted = [token for token in tokens if len(token) > 1]
+        left = _joined(known, vocab, anchor, wanted)
+        # What its own tokenizer never produces nobody trained: it need not be reached here.
+        own = _splitter(model["vocab"], rules, model) if left else None
+        produced = {p for p in left if own and (len(own(p)) == 1 or model.get("ignore_merges"))}
+        unreached += _joined(known, vocab, anchor, [p for p in left if p in produced], join=True)
+    return Rules(tuple(known), len(known) - before, tuple(unreached))
+
+
+def _joined(
+    known: dict[Rule, None],
+    vocab: Mapping[str, int],
+    anchor: Mapping[str, Any],
+    wanted: list[str],
+    *,
+    join: bool = False,
+) -> list[str]:
+    """The wanted pieces that are not one token; with ``join``, after adding rules to ``known``."""
+    for _ in range(ROUNDS):
+        if not wanted:
+            break
+        split = _splitter(vocab, list(known), anchor)
+        cut = {piece: split(piece) for piece in wanted}
+        wanted = [piece for piece in wanted if len(cut[piece]) != 1]
+        new = dict.fromkeys(
+            rule for p in wanted for rule in _joining(p, cut[p], vocab) if rule not in known
+        )
+        if not join or not new:
+            break
+        known.update(new)
+    return wanted
+
+
+def _joining(piece: str, parts: Sequence[str], vocab: Mapping[str, int]) -> tuple[Rule, ...]:
+    """Rules that build a piece from its parts through tokens only; () if there is no such way.
+
+    Every run of parts that is a token is built from the first cut into two runs that are tokens.
+    """
+    count = len(parts)
+    if count > LONGEST or "".join(parts) != piece:
+        return ()
+    built: dict[tuple[int, int], tuple[Rule, ...]] = {(i, i + 1): () for i in range(count)}
+    texts = {(i, i + 1): part for i, part in enumerate(parts)}
+    for length in range(2, count + 1):
+        for start in range(count - length + 1):
+            run = (start, start + length)
+            text = "".join(parts[start : start + length])
+            if text not in vocab:
+                continue
+            for middle in range(start + 1, start + length):
+                a, b = (start, middle), (middle, start + length)
+                if a in built and b in built:
+                    built[run] = (*built[a], *built[b], (texts[a], texts[b]))
+                    texts[run] = text
+                    break
+    return built.get((0, count), ())
+
+
+def _splitter(vocab: Mapping[str, int], rules: Sequence[Rule], model: Mapping[str, Any]) -> Any:
+    """A function from a piece to the tokens that byte-pair merging gives for it."""
+    from tokenizers.models import BPE
+
+    machine = BPE(
+        dict(vocab),
+        list(rules),
+        fuse_unk=bool(model.get("fuse_unk")),
+        byte_fallback=bool(model.get("byte_fallback")),
+    )
+    return lambda piece: [token.value for token in machine.tokenize(piece)]
