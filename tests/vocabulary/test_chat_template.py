@@ -306,7 +306,7 @@ def test_the_sandbox_prints_what_transformers_prints(text, tokenizer):
         ("{% include '/etc/passwd' %}", "it cannot be rendered: no loader for this environment"),
         (TALK + "\ud800", "the template: it holds half a character (a lone surrogate)"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "it is nested too deeply, or calls itself"),
-        ("{{ x }}" * 6000, "the template: it takes more work than any chat template needs"),
+        ("{{ x | e }}" * 5500, "the template: it takes more work than any chat template needs"),
         (TALK + "x" * 70_000, " characters; 65,536 are the most that is read"),
     ],
 )
