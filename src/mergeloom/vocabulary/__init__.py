@@ -8,6 +8,8 @@ from mergeloom.vocabulary.chat_template import (
     resolve_template,
     template_files,
 )
+from mergeloom.vocabulary.files import tokenizer_files
+from mergeloom.vocabulary.special import translated_ids
 from mergeloom.vocabulary.template_check import check_template, needed_tokens
 from mergeloom.vocabulary.tokenizer import AddedToken, Tokenizer, read_tokenizer
 from mergeloom.vocabulary.union import Conflict, OutputVocabulary, output_vocabulary
@@ -27,4 +29,6 @@ __all__ = [
     "read_tokenizer",
     "resolve_template",
     "template_files",
+    "tokenizer_files",
+    "translated_ids",
 ]

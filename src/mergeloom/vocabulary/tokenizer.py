@@ -50,12 +50,14 @@ class Tokenizer:
         where: the file that messages about its content name.
         files: the files that make the vocabulary and those that describe it: name → content.
         digest: of the files that make the vocabulary. Equal digests: the same vocabulary.
+        others: names of further files in the folder that say the same vocabulary.
     """
 
     label: str
     where: str
     files: Mapping[str, bytes]
     digest: str
+    others: tuple[str, ...] = ()
 
     @cached_property
     def document(self) -> Mapping[str, Any] | None:
@@ -127,8 +129,9 @@ class Tokenizer:
             return document, ids
         document = _parsed(self.where, content)
         try:  # every mistake in the vocabulary is found here, and so told in one way
-            for _ in (*_model_tokens(document), *_added_tokens(document)):
-                pass
+            texts = [token for token, _ in _model_tokens(document)]
+            texts += [token.content for token in _added_tokens(document)]
+            "".join(texts).encode()  # half a surrogate pair is no text
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise CheckpointError(
                 Problem(
@@ -146,12 +149,12 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     Nothing is parsed or converted yet; a mistake in the files is raised as
     :class:`CheckpointError` when their content is first asked for.
     """
-    names = ["tokenizer.json"] if "tokenizer.json" in _names(checkpoint) else []
-    if not names:
-        names = [name for name in _names(checkpoint) if is_vocabulary(name)]
+    present = sorted({*checkpoint.side_files, *checkpoint.texts})
+    others = tuple(name for name in present if is_vocabulary(name))
+    names = ["tokenizer.json"] if "tokenizer.json" in present else list(others)
     if not names:
         return None
-    describing = [name for name in (*CONFIG_FILES, "config.json") if name in _names(checkpoint)]
+    describing = [name for name in (*CONFIG_FILES, "config.json") if name in present]
     files = {}
     for name in (*names, *describing):
         content = checkpoint.side_file(name)
@@ -164,12 +167,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
             digest.update(f"{name}\0{len(files[name])}\0".encode())
             digest.update(files[name])
     where = str(checkpoint.side_folder / names[0])
-    return Tokenizer(checkpoint.label, where, MappingProxyType(files), digest.hexdigest())
-
-
-def _names(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Names at the top of the folder, in one order everywhere."""
-    return tuple(sorted({*checkpoint.side_files, *checkpoint.texts}))
+    return Tokenizer(checkpoint.label, where, MappingProxyType(files), digest.hexdigest(), others)
 
 
 def _parsed(where: str, content: bytes) -> dict[str, Any]:

@@ -287,8 +287,8 @@ def _add_listed(
     place = draft.append(token, OF_THE_RECIPE)
     known = [t for theirs in tokenizers for t in theirs.added if t.content == token]
     made = replace(known[0], id=place) if known else AddedToken(token, place)
-    if entry.get("special") is not None:
-        made = replace(made, special=bool(entry["special"]))
+    if entry.get("special"):
+        made = replace(made, special=True)
     draft.added[token] = made
 
 
