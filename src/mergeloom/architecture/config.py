@@ -49,6 +49,16 @@ def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def quantization_of(config: Mapping[str, Any]) -> str | None:
+    """The name of the format its weights are quantized in, None when they are not."""
+    for scope in [config, *(v for v in config.values() if isinstance(v, Mapping))]:
+        for key in QUANTIZATION_KEYS:
+            settings = scope.get(key)
+            if isinstance(settings, Mapping):
+                return str(settings.get("quant_method", key))
+    return None
+
+
 def says_tied(config: Mapping[str, Any]) -> bool | None:
     """The model's own word on tied embeddings, None when the config has no such key."""
     scopes = [config, *(v for v in config.values() if isinstance(v, Mapping))]

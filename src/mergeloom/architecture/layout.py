@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from mergeloom.architecture.rows import Row, Rows, row_for
 from mergeloom.architecture.stacks import (
     NEXT_TOKEN_KEYS,
     Shapes,
@@ -30,8 +31,11 @@ NOT_EMBEDDING = re.compile(
 )
 EMBEDDING_SEGMENTS = frozenset(
     """embed_tokens wte tok_embeddings word_embeddings token_embedding embed_in shared embeddings
-    embed""".split()
+    embed input_embedding""".split()
 )
+# A second table of the same vocabulary (gemma-3n's and gemma-4's inputs of every layer).
+SECOND_TABLE = re.compile(r"per_layer")
+BIAS_ROW = re.compile(r"(^|\.)final_logits_bias$")
 PRE = re.compile(
     r"embed|wte|wpe|position|patch|stem|conv1|conv2|emb_norm|emb_ln|token_type|pre_layernorm"
     r"|ln_pre|class_token|mask_token|shared|project_in"
@@ -42,7 +46,13 @@ POST = re.compile(
     r"|encoder\.ln|(en|de)coder\.layer_norm\.|^(\w+\.)?LayerNorm"
 )
 POST_FIRST = re.compile(r"embedding_norm")
+HEADS = re.compile(r"head|cls\.|predictions|vocab|output|proj_out|logits|decoder\.bias")
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|attention\.(masked_)?bias$")
+
+# Parts between the stacks: neither before the layers nor after them matters for these.
+KNOWN_PARTS = re.compile(
+    r"projector|merger|connector|projection|vision|visual|vit\.|image|audio|speech|rotary|inv_freq"
+)
 
 Role = Literal["layer", "embedding", "head", "pre", "post"]
 
@@ -70,6 +80,8 @@ class Layout:
 
     ``main`` is the stack that ``models`` and ``slices`` mean. ``embeddings`` and ``heads`` are
     names. A model without a head tensor is tied when its config does not say otherwise.
+    ``vocabulary`` has every tensor with an axis that counts tokens, with that axis: embeddings,
+    further tables of the same vocabulary, heads and their biases. ``row`` is what exceptions state.
     """
 
     shapes: Shapes
@@ -78,6 +90,8 @@ class Layout:
     main: Stack | None
     embeddings: tuple[str, ...]
     heads: tuple[str, ...]
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
+    row: Row = field(default_factory=Row)
 
     @cached_property
     def _by_prefix(self) -> dict[str, Stack]:
@@ -89,13 +103,26 @@ class Layout:
             prefix, index, suffix = parts
             if stack := self._by_prefix.get(prefix):
                 return Place("layer", stack, index, suffix)
-        if name in self.embeddings:
-            return Place("embedding")
-        if name in self.heads:
-            return Place("head")
+        if name in self.vocabulary:
+            is_head = name in self.heads or len(self.shapes[name]) < 2 or _is_head(name)
+            return Place("head" if is_head else "embedding")
         if POST_FIRST.search(name) or is_post(name):
             return Place("post")
         return Place("pre")
+
+    @cached_property
+    def unrecognised(self) -> tuple[str, ...]:
+        """Tensors that no rule knows: merged by their names like all others, place unknown."""
+        known = (*self.row.modules.values(),)
+        stated = tuple(f"{prefix}." for prefixes in known for prefix in prefixes)
+        return tuple(
+            name
+            for name in self.shapes
+            if self.place(name).role == "pre"
+            and not PRE.search(name)
+            and not KNOWN_PARTS.search(name)
+            and not name.startswith(stated)
+        )
 
     @cached_property
     def suffixes(self) -> Mapping[tuple[str, int], tuple[str, ...]]:
@@ -108,24 +135,56 @@ class Layout:
         return {key: tuple(value) for key, value in found.items()}
 
 
-def understand(shapes: Shapes, config: Mapping[str, Any] | None) -> Layout:
+def understand(
+    shapes: Shapes, config: Mapping[str, Any] | None, rows: Rows = ()
+) -> Layout:
     """The layout of a checkpoint.
 
     Args:
         shapes: tensor name → shape, in checkpoint order.
         config: raw config.json, or None for a bare weight file.
+        rows: exceptions that the user states, beside the built-in ones.
     """
     config = config or {}
-    stacks = find_stacks(shapes, config)
+    row = row_for(config, rows)
+    stacks = find_stacks(shapes, config, row.stacks)
     loose = [n for n in shapes if not any(n.startswith(f"{s.prefix}.") for s in stacks)]
     candidates = _vocabulary_tensors(loose, shapes, config)
-    heads = tuple(n for n in candidates if HEAD.search(n) and not NOT_HEAD.search(n))
-    embeddings = [n for n in candidates if n not in heads and not NOT_EMBEDDING.search(n)]
+    heads = [n for n in candidates if _is_head(n)]
+    tables = [n for n in candidates if n not in heads and not NOT_EMBEDDING.search(n)]
+    embeddings = [n for n in tables if not SECOND_TABLE.search(n)]
     main = _main_stack(stacks, embeddings, shapes)
     if main and len(embeddings) > 1:
         near = max(_common_segments(n, main.prefix) for n in embeddings)
         embeddings = [n for n in embeddings if _common_segments(n, main.prefix) == near]
-    return Layout(shapes, config, stacks, main, tuple(embeddings), heads)
+    outermost = min((n.count(".") for n in heads), default=0)
+    chosen = tuple(n for n in heads if n.count(".") == outermost)
+    found = tuple(embeddings) if row.embeddings is None else _present(row.embeddings, shapes)
+    chosen = chosen if row.heads is None else _present(row.heads, shapes)
+    vocabulary = dict.fromkeys((*tables, *heads, *found, *chosen), 0)
+    vocabulary |= _vocabulary_biases(loose, shapes, vocabulary)
+    vocabulary |= {name: axis for name, axis in row.vocabulary.items() if name in shapes}
+    ordered = {name: vocabulary[name] for name in shapes if name in vocabulary}
+    return Layout(shapes, config, stacks, main, found, chosen, ordered, row)
+
+
+def _present(names: tuple[str, ...], shapes: Shapes) -> tuple[str, ...]:
+    return tuple(name for name in names if name in shapes)
+
+
+def _vocabulary_biases(
+    loose: list[str], shapes: Shapes, tables: Mapping[str, int]
+) -> dict[str, int]:
+    """Biases with an entry for each token: 1-D ones of a head's length, beside it or above it."""
+    rows = {shapes[name][0] for name in tables}
+    found = {}
+    for name in loose:
+        shape = shapes[name]
+        if BIAS_ROW.search(name) and len(shape) == 2 and shape[0] == 1 and shape[1] in rows:
+            found[name] = 1
+        elif len(shape) == 1 and shape[0] in rows and name.endswith("bias") and HEADS.search(name):
+            found[name] = 0
+    return found
 
 
 def is_post(name: str) -> bool:

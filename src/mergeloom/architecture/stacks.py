@@ -79,13 +79,17 @@ def lookup(config: Mapping[str, Any], path: Path) -> Any:
     return value
 
 
-def find_stacks(shapes: Shapes, config: Mapping[str, Any]) -> tuple[Stack, ...]:
+def find_stacks(
+    shapes: Shapes, config: Mapping[str, Any], stated: Mapping[str, Path | None] | None = None
+) -> tuple[Stack, ...]:
     """Every layer stack among the tensor names, in order of appearance.
 
     Args:
         shapes: tensor name → shape.
         config: config.json, possibly empty.
+        stated: prefixes that are stacks whatever they look like, and their count keys.
     """
+    stated = stated or {}
     groups: dict[str, dict[int, set[str]]] = {}
     for name in shapes:
         if parts := split(name):
@@ -94,6 +98,9 @@ def find_stacks(shapes: Shapes, config: Mapping[str, Any]) -> tuple[Stack, ...]:
     stacks = []
     for prefix, layers in groups.items():
         count = len(layers)
+        if prefix in stated and max(layers) == count - 1:
+            stacks.append(_with_stated_key(prefix, count, stated[prefix], config))
+            continue
         composite = any("." in suffix for suffixes in layers.values() for suffix in suffixes)
         if not composite or max(layers) != count - 1:
             continue
@@ -101,6 +108,17 @@ def find_stacks(shapes: Shapes, config: Mapping[str, Any]) -> tuple[Stack, ...]:
         if count >= 2 or stack.count_key:
             stacks.append(stack)
     return tuple(stacks)
+
+
+def _with_stated_key(
+    prefix: str, count: int, key: Path | None, config: Mapping[str, Any]
+) -> Stack:
+    """The stack with the key a row states; layers beyond the number there are extra ones."""
+    value = lookup(config, key) if key else None
+    length = len(value) if isinstance(value, (list, str)) else value
+    if isinstance(length, int) and 0 < length < count:
+        return Stack(prefix, length, key, count - length)
+    return Stack(prefix, count, key)
 
 
 def _with_count_key(prefix: str, count: int, config: Mapping[str, Any]) -> Stack:
