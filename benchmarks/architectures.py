@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -157,7 +158,8 @@ def measure(kind: str, name: str) -> Result:
             "embedding": [embedding, list(layout.embeddings)],
             "embedding_right": list(layout.embeddings) == ([embedding] if embedding else []),
             "head": [head, list(layout.heads)],
-            "head_right": list(layout.heads) == ([head] if head else []),
+            "head_right": list(layout.heads) == ([head] if head else [])
+            or (not layout.heads and layout.tied_to == head),
         }
         if layout.main and layout.main.length >= 3:
             result["restack"] = restack(layout, tensors, config)
@@ -178,7 +180,7 @@ def restack(layout: Any, tensors: Mapping[str, Any], config: Result) -> Result:
     from mergeloom.errors import MergeloomError
     from mergeloom.planning import plan_opened
     from mergeloom.types import DTYPES_BY_TORCH_NAME, Checkpoint
-    from mergeloom.verify import CannotVerify, Misfits, misfits
+    from mergeloom.verify import Misfits, NotVerifiedError, misfits
 
     n = layout.main.length
     ranges = [(0, n // 2), (n - (3 * n) // 4, n)]
@@ -201,7 +203,7 @@ def restack(layout: Any, tensors: Mapping[str, Any], config: Result) -> Result:
     try:
         found = misfits(plan.config or {}, {j.name: (j.dtype, j.shape) for j in plan.jobs})
         own = misfits(config, {name: (v.dtype, v.shape) for name, v in views.items()})
-    except CannotVerify as error:
+    except NotVerifiedError as error:
         return {"outcome": "wrong", "why": str(error)}
     rest = found.beyond(own)
     if rest == Misfits():
@@ -261,12 +263,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("types", nargs="*", help="only these model types")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
-    parser.add_argument("--json", type=Path, help="write every result to this file")
+    parser.add_argument("--json", type=Path, help="write results to this file, one a line")
     arguments = parser.parse_args()
     started = time.time()
-    results = list(run(arguments.types, arguments.jobs))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+    results = []
+    with (arguments.json or Path(os.devnull)).open("w") as sink:
+        for result in run(arguments.types, arguments.jobs):
+            results.append(result)
+            print(json.dumps(result), file=sink, flush=True)
     print("\n".join(table(results)))
     print(f"{len(results)} classes in {time.time() - started:.0f} s")
 

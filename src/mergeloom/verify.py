@@ -21,7 +21,7 @@ Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """Tensor name → (dtype, shape)."""
 
 
-class CannotVerify(Exception):
+class NotVerifiedError(Exception):
     """transformers is missing, has no such class, or cannot build it: the reason in words."""
 
 
@@ -69,13 +69,13 @@ def verify(plan: Plan) -> tuple[str, ...]:
         return ("without a config.json there is no class to load the result with",)
     try:
         found = misfits(plan.config, {job.name: (job.dtype, job.shape) for job in plan.jobs})
-    except CannotVerify as reason:
+    except NotVerifiedError as reason:
         return (f"not verified: {reason}",)
     if found == Misfits():
         return ()
     own = Misfits()
     donor = next(c for c in plan.inputs if c.label == plan.donor)
-    with contextlib.suppress(CannotVerify):
+    with contextlib.suppress(NotVerifiedError):
         own = misfits(donor.config or {}, {n: (v.dtype, v.shape) for n, v in donor.tensors.items()})
     problems = Problems()
     name = plan.config["architectures"][0]
@@ -89,13 +89,13 @@ def misfits(config: Mapping[str, Any], tensors: Tensors) -> Misfits:
     """What the class of a raw config.json finds wrong with these tensors.
 
     Raises:
-        CannotVerify: the class cannot be built here.
+        NotVerifiedError: the class cannot be built here.
     """
     try:
         import torch
         import transformers
     except ImportError as error:
-        raise CannotVerify(
+        raise NotVerifiedError(
             "transformers is not installed (pip install 'mergeloom[transformers]')"
         ) from error
     kind, settings = _class_of(config, transformers)
@@ -105,17 +105,12 @@ def misfits(config: Mapping[str, Any], tensors: Tensors) -> Misfits:
     }
     with _quiet(transformers):
         try:
-            with torch.device("meta"):
-                kind(settings)
-        except Exception as error:  # noqa: BLE001 - whatever a class raises about its config
-            what = f"transformers cannot build {kind.__name__}: {_first_line(error)}"
-            raise CannotVerify(what) from error
-        try:
             _, found = kind.from_pretrained(
                 None, config=settings, state_dict=state, output_loading_info=True,
                 ignore_mismatched_sizes=True, device_map="meta",
             )  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - tensors that its conversions cannot take
+        except Exception as error:  # noqa: BLE001 - of its config, or of its conversions
+            _build(kind, settings)
             return Misfits(failure=_first_line(error))
     return Misfits(
         tuple(sorted(found["missing_keys"])),
@@ -124,20 +119,33 @@ def misfits(config: Mapping[str, Any], tensors: Tensors) -> Misfits:
     )
 
 
+def _build(kind: Any, settings: Any) -> None:
+    """Build the class without tensors: when that fails too, they are not at fault."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            kind(settings)
+    except Exception as error:
+        what = f"transformers cannot build {kind.__name__}: {_first_line(error)}"
+        raise NotVerifiedError(what) from error
+
+
 def _class_of(config: Mapping[str, Any], transformers: Any) -> tuple[Any, Any]:
     """The class of ``architectures`` and its configuration object."""
     name = str((config.get("architectures") or [""])[0])
     kind = getattr(transformers, name, None) if name else None
     if kind is None or not hasattr(kind, "config_class"):
         version = f"transformers {transformers.__version__}"
-        raise CannotVerify(
+        raise NotVerifiedError(
             f"{version} has no class {name}" if name else "config.json has no architectures"
         )
     with _quiet(transformers):
         try:
             return kind, (kind.config_class or transformers.AutoConfig).from_dict(dict(config))
-        except Exception as error:  # noqa: BLE001 - whatever a class raises about its config
-            raise CannotVerify(f"transformers refuses config.json: {_first_line(error)}") from error
+        except Exception as error:
+            what = f"transformers refuses config.json: {_first_line(error)}"
+            raise NotVerifiedError(what) from error
 
 
 def _sentences(found: Misfits) -> Iterator[str]:

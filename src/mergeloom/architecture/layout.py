@@ -29,6 +29,7 @@ NOT_EMBEDDING = re.compile(
     r"vision|visual|vit|image|audio|speech|pos_embed|position|wpe|token_type|patch|class_embed",
     re.I,
 )
+EMBEDDING = re.compile(r"emb|wte|shared")
 EMBEDDING_SEGMENTS = frozenset(
     """embed_tokens wte tok_embeddings word_embeddings token_embedding embed_in shared embeddings
     embed input_embedding""".split()
@@ -94,6 +95,14 @@ class Layout:
     row: Row = field(default_factory=Row)
 
     @cached_property
+    def tied_to(self) -> str | None:
+        """The table that a head without a tensor of its own is: a decoder's before the input's."""
+        tables = [n for n in self.vocabulary if self.place(n).role == "embedding"]
+        own = [n for n in tables if "decoder" in n.split(".") and not SECOND_TABLE.search(n)]
+        found = own if len(own) == 1 else self.embeddings
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
     def _by_prefix(self) -> dict[str, Stack]:
         return {stack.prefix: stack for stack in self.stacks}
 
@@ -135,9 +144,7 @@ class Layout:
         return {key: tuple(value) for key, value in found.items()}
 
 
-def understand(
-    shapes: Shapes, config: Mapping[str, Any] | None, rows: Rows = ()
-) -> Layout:
+def understand(shapes: Shapes, config: Mapping[str, Any] | None, rows: Rows = ()) -> Layout:
     """The layout of a checkpoint.
 
     Args:
@@ -150,22 +157,55 @@ def understand(
     stacks = find_stacks(shapes, config, row.stacks)
     loose = [n for n in shapes if not any(n.startswith(f"{s.prefix}.") for s in stacks)]
     candidates = _vocabulary_tensors(loose, shapes, config)
+    base = _shared_beginning(stacks)
     heads = [n for n in candidates if _is_head(n)]
-    tables = [n for n in candidates if n not in heads and not NOT_EMBEDDING.search(n)]
-    embeddings = [n for n in tables if not SECOND_TABLE.search(n)]
-    main = _main_stack(stacks, embeddings, shapes)
-    if main and len(embeddings) > 1:
-        near = max(_common_segments(n, main.prefix) for n in embeddings)
-        embeddings = [n for n in embeddings if _common_segments(n, main.prefix) == near]
+    tables = [n for n in candidates if n not in heads and not _is_other(n.removeprefix(base))]
+    if named := [n for n in tables if EMBEDDING.search(n)]:
+        # One that does not look like an embedding, beside one that does, is the other end.
+        heads += [n for n in tables if n not in named and shapes[n] == shapes[named[0]]]
+        tables = named
+    main = _main_stack(stacks, tables, shapes)
+    embeddings = _input_tables(tables, main)
     outermost = min((n.count(".") for n in heads), default=0)
     chosen = tuple(n for n in heads if n.count(".") == outermost)
     found = tuple(embeddings) if row.embeddings is None else _present(row.embeddings, shapes)
     chosen = chosen if row.heads is None else _present(row.heads, shapes)
-    vocabulary = dict.fromkeys((*tables, *heads, *found, *chosen), 0)
+    size = next((shapes[n][0] for n in (*found, *chosen)), 0)
+    same = [n for n in (*tables, *heads) if abs(shapes[n][0] - size) <= 0.1 * size + 64]
+    vocabulary = dict.fromkeys((*same, *found, *chosen), 0)
     vocabulary |= _vocabulary_biases(loose, shapes, vocabulary)
     vocabulary |= {name: axis for name, axis in row.vocabulary.items() if name in shapes}
     ordered = {name: vocabulary[name] for name in shapes if name in vocabulary}
     return Layout(shapes, config, stacks, main, found, chosen, ordered, row)
+
+
+def _shared_beginning(stacks: tuple[Stack, ...]) -> str:
+    """``model.`` when every stack begins so: a word that all names share tells no part."""
+    first = {stack.prefix.partition(".")[0] for stack in stacks}
+    return f"{first.pop()}." if len(first) == 1 else ""
+
+
+def _is_other(name: str) -> bool:
+    """Whether a table by its name is one of positions, patches, sounds or types of token."""
+    return bool(NOT_EMBEDDING.search(name))
+
+
+def _input_tables(tables: list[str], main: Stack | None) -> list[str]:
+    """Among tables of the vocabulary those that the model's first input goes through.
+
+    An encoder's before its decoder's, the main stack's before those of other parts, what is called
+    an embedding of words before other tables.
+    """
+    found = [n for n in tables if not SECOND_TABLE.search(n)]
+    halves = {half for n in found for half in n.split(".") if half in ("encoder", "decoder")}
+    if len(halves) == 2:
+        return [n for n in found if "encoder" in n.split(".")]
+    if main:
+        near = max((_common_segments(n, main.prefix) for n in found), default=0)
+        found = [n for n in found if _common_segments(n, main.prefix) == near]
+    found = [n for n in found if EMBEDDING_SEGMENTS & set(n.split("."))] or found
+    outermost = min((n.count(".") for n in found), default=0)
+    return [n for n in found if n.count(".") == outermost]
 
 
 def _present(names: tuple[str, ...], shapes: Shapes) -> tuple[str, ...]:
@@ -203,12 +243,11 @@ def _vocabulary_tensors(loose: list[str], shapes: Shapes, config: Mapping[str, A
     """2-D tensors outside the stacks whose rows are the vocabulary (padded ones by name)."""
     sizes = {v for p, v in leaves(config) if p and p[-1] == "vocab_size" and isinstance(v, int)}
     matrices = [n for n in loose if len(shapes[n]) == 2]
-    exact = [n for n in matrices if shapes[n][0] in sizes]
-    if any(not NOT_EMBEDDING.search(n) and not _is_head(n) for n in exact):
-        return exact
     named = [n for n in matrices if EMBEDDING_SEGMENTS & set(n.split("."))]
-    rows = {shapes[n][0] for n in named if _plausible(shapes[n][0], sizes)}
-    return exact + [n for n in matrices if n not in exact and shapes[n][0] in rows]
+    rows = sizes | {shapes[n][0] for n in named if _plausible(shapes[n][0], sizes)}
+    found = [n for n in matrices if shapes[n][0] in rows]
+    weights = {n for n in found if n.endswith(".weight")}
+    return [n for n in found if n in weights or f"{n.rpartition('.')[0]}.weight" not in weights]
 
 
 def _plausible(rows: int, sizes: set[int]) -> bool:
@@ -237,8 +276,9 @@ def _main_stack(stacks: tuple[Stack, ...], embeddings: list[str], shapes: Shapes
         return None
 
     def rank(stack: Stack) -> tuple[int, bool, bool, int]:
-        near = max((_common_segments(n, stack.prefix) for n in embeddings), default=0)
+        depth = stack.prefix.count(".") + 1
+        far = min((depth - _common_segments(n, stack.prefix) for n in embeddings), default=0)
         size = sum(math.prod(s) for n, s in shapes.items() if n.startswith(f"{stack.prefix}."))
-        return near, family(stack.prefix) == "text", "decoder" in stack.prefix, size
+        return -far, family(stack.prefix) == "text", "decoder" in stack.prefix, size
 
     return max(candidates, key=rank)

@@ -17,10 +17,10 @@ with the axis that counts tokens, ``modules`` adds names to prefixes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mergeloom.errors import CheckpointError, MergeloomError, Problems, nearest
 from mergeloom.recipe.yaml_reader import Document, join, read_documents
@@ -205,3 +205,52 @@ KEYS: Mapping[str, tuple[str, Callable[[_Reader, Any, str], Any]]] = {
     "vocabulary": ("vocabulary", _Reader.axes),
     "modules": ("modules", _Reader.modules),
 }
+
+
+class _Understood(Protocol):
+    """What is asked of a layout to check a row against it."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def check_rows(rows: Rows, layouts: Sequence[_Understood]) -> None:
+    """Refuse what a user's rows say of tensors and config keys that no model has.
+
+    Raises:
+        CheckpointError: with every name that is in none of the models it speaks of.
+    """
+    problems = Problems()
+    for row in rows:
+        about = [layout for layout in layouts if row.speaks_of(layout.config)]
+        if not about:
+            kinds = ", ".join(str(layout.config.get("model_type")) for layout in layouts)
+            problems.error(
+                row.where, f"no model is a {' or '.join(row.model_types)}; found {kinds}"
+            )
+            continue
+        names = [name for layout in about for name in layout.shapes]
+        for name in row.names():
+            if name not in names:
+                problems.error(row.where, f"no model has a tensor {name}; {nearest(name, names)}")
+        heads = {name.rpartition(".")[0] for name in names}
+        for prefix in row.prefixes():
+            if not any(name.startswith(f"{prefix}.") for name in names):
+                near = nearest(prefix, heads)
+                problems.error(row.where, f"no tensor's name begins with {prefix}.; {near}")
+        for prefix, key in row.stacks.items():
+            if key and not any(_has(layout.config, key) for layout in about):
+                where = f"{row.where}: stacks.{prefix}"
+                problems.error(where, f"config.json has no {'.'.join(key)}")
+    problems.raise_errors(CheckpointError)
+
+
+def _has(config: Any, path: tuple[str, ...]) -> bool:
+    for key in path:
+        if not isinstance(config, Mapping) or key not in config:
+            return False
+        config = config[key]
+    return True

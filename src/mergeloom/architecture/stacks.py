@@ -110,9 +110,7 @@ def find_stacks(
     return tuple(stacks)
 
 
-def _with_stated_key(
-    prefix: str, count: int, key: Path | None, config: Mapping[str, Any]
-) -> Stack:
+def _with_stated_key(prefix: str, count: int, key: Path | None, config: Mapping[str, Any]) -> Stack:
     """The stack with the key a row states; layers beyond the number there are extra ones."""
     value = lookup(config, key) if key else None
     length = len(value) if isinstance(value, (list, str)) else value

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mergeloom.architecture.layer_config import count_scope, layer_labels
 from mergeloom.architecture.layer_kinds import Kind, first_misfit
+from mergeloom.architecture.rows import check_rows, read_rows
 from mergeloom.errors import (
     CheckpointError,
     MergeloomError,
@@ -76,7 +77,9 @@ def _plan_one(
         if opened is None:
             raise CheckpointError(problems.errors)
         problems.raise_errors(RecipeError)
-        models = relate(opened, recipe.models()[0])
+        rows = read_rows(options.arch_file) if options.arch_file else ()
+        models = relate(opened, recipe.models()[0], rows)
+        check_rows(rows, [model.layout for model in models.by_reference.values()])
         return _plan(recipe, method, parts, models, options, chain, problems)
 
 

@@ -187,7 +187,7 @@ class JobMaker:
         model = self.models[entry.model]
         # The head of a tied model is its embedding, but a recipe speaks of it as the head, and of
         # what the model keeps in another form by the name that the donor gives it.
-        is_tied_head = target.place.role == "head" and source.names[0] in model.layout.embeddings
+        is_tied_head = target.place.role == "head" and source.names[0] == model.layout.tied_to
         spoken = source.names[0] if source.is_plain else target.sources[number]
         parameters = self.resolver.per_model(
             part,

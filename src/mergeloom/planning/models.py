@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mergeloom.architecture import Alignment, Layout, Source, Stack, align, plain, understand
+from mergeloom.architecture.rows import Rows
 from mergeloom.checkpoint import StoredTensor, open_checkpoint, rearrange
 from mergeloom.errors import Problems
 from mergeloom.planning.plan import Options, Plan
@@ -62,8 +63,8 @@ class Models:
         """
         model = self[reference]
         found = model.alignment.find(name)
-        tied = name in self.heads and not model.layout.heads and len(model.layout.embeddings) == 1
-        return plain(model.layout.embeddings[0]) if found is None and tied else found
+        tied_to = model.layout.tied_to if name in self.heads and not model.layout.heads else None
+        return plain(tied_to) if found is None and tied_to else found
 
 
 def open_models(
@@ -116,9 +117,11 @@ def _result(
     return replace(made, config={**made.config, "architectures": [reference.override_architecture]})
 
 
-def relate(opened: Mapping[ModelReference, Checkpoint], donor: ModelReference) -> Models:
+def relate(
+    opened: Mapping[ModelReference, Checkpoint], donor: ModelReference, rows: Rows = ()
+) -> Models:
     """Understand every checkpoint and align it with the donor's names."""
-    layouts = {reference: _layout(checkpoint) for reference, checkpoint in opened.items()}
+    layouts = {reference: _layout(checkpoint, rows) for reference, checkpoint in opened.items()}
     models = {
         reference: Model(opened[reference], layout, align(layouts[donor], layout))
         for reference, layout in layouts.items()
@@ -129,20 +132,20 @@ def relate(opened: Mapping[ModelReference, Checkpoint], donor: ModelReference) -
     return Models(models, donor, heads)
 
 
-def _layout(checkpoint: Checkpoint) -> Layout:
+def _layout(checkpoint: Checkpoint, rows: Rows) -> Layout:
     """The layout of a checkpoint, without heads that are the embedding under a second name.
 
     Pickles keep tied tensors as one storage with two names; the second one is left out, as
     transformers does when it writes safetensors.
     """
     views = checkpoint.tensors
-    layout = understand({name: view.shape for name, view in views.items()}, checkpoint.config)
+    layout = understand({name: view.shape for name, view in views.items()}, checkpoint.config, rows)
     stored = {views[name] for name in layout.embeddings}
     aliases = {name for name in layout.heads if views[name] in stored}
     if not aliases:
         return layout
     shapes = {name: view.shape for name, view in views.items() if name not in aliases}
-    return understand(shapes, checkpoint.config)
+    return understand(shapes, checkpoint.config, rows)
 
 
 def planned_checkpoint(plan: Plan) -> Checkpoint:

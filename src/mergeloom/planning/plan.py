@@ -31,6 +31,8 @@ class Options:
         copy_tokenizer: copy the donor's tokenizer files.
         cache_dir: the hub cache to use.
         intermediates: where results of earlier documents of a chain go; beside the output if None.
+        arch_file: rows that say what the rules cannot tell about a model's structure.
+        cast_all: ``dtype`` also casts tensors that are kept in float32 on purpose.
     """
 
     out_shard_size: int = DEFAULT_SHARD_SIZE
@@ -41,6 +43,8 @@ class Options:
     copy_tokenizer: bool = True
     cache_dir: Path | None = None
     intermediates: Path | None = None
+    arch_file: Path | None = None
+    cast_all: bool = False
 
 
 @dataclass(frozen=True)
