@@ -13,7 +13,7 @@ import mergeloom
 
 SOURCE = Path(mergeloom.__file__).parent
 STAGES = """_version errors types methods recipe checkpoint architecture vocabulary planning
-engine output api demo cli __main__""".split()
+inspection verify engine output api demo cli __main__""".split()
 
 
 def stage(module: str) -> str | None:
@@ -80,6 +80,7 @@ COMMANDS = {
     "merge --help": ["merge", "--help"],
     "methods": ["methods"],
     "check": ["check", "{recipe}"],
+    "inspect": ["inspect", "{recipe.parent}/A"],
     "plan": ["plan", "{recipe}", "--show-parameters"],
     "a mistake": ["merge", "{missing}", "out"],
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Problem,
         RecipeError,
     )
+    from mergeloom.inspection import Inspection, inspect
     from mergeloom.methods import method
     from mergeloom.planning import Job, Options, Plan
     from mergeloom.types import Recipe
@@ -39,6 +40,7 @@ _HOMES = {
         "Problem",
         "RecipeError",
     ),
+    "mergeloom.inspection": ("Inspection", "inspect"),
     "mergeloom.methods": ("method",),
     "mergeloom.planning": ("Job", "Options", "Plan"),
     "mergeloom.types": ("Recipe",),
@@ -46,6 +48,7 @@ _HOMES = {
 
 __all__ = [
     "CheckpointError",
+    "Inspection",
     "Job",
     "MergeError",
     "Merged",
@@ -57,6 +60,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "__version__",
+    "inspect",
     "load_recipe",
     "merge",
     "merge_state_dicts",

@@ -38,6 +38,9 @@ def is_encoder_decoder(layout: Layout) -> bool:
 
 def part_of(layout: Layout, name: str) -> str:
     """The part one tensor belongs to."""
+    for module, prefixes in layout.row.modules.items():
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
+            return module
     if is_encoder_decoder(layout):
         return _half(name) or "shared"
     kind = family(name)
@@ -52,7 +55,7 @@ def part_of(layout: Layout, name: str) -> str:
 def module_tensors(layout: Layout, module: str) -> tuple[str, ...]:
     """The tensors of a module by its recipe name or by a raw name prefix; () if unknown."""
     parts = {name: part_of(layout, name) for name in layout.shapes}
-    wanted = ALIASES.get(module)
+    wanted = module if module in layout.row.modules else ALIASES.get(module)
     if wanted == "decoder" and not is_encoder_decoder(layout):
         wanted = "text"
     found = tuple(name for name, part in parts.items() if part == wanted)

@@ -211,10 +211,10 @@ class _Understood(Protocol):
     """What is asked of a layout to check a row against it."""
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     @property
-    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def config(self) -> Mapping[str, Any]: ...
 
 
 def check_rows(rows: Rows, layouts: Sequence[_Understood]) -> None:

@@ -1,4 +1,4 @@
-"""``mergeloom``: merge, plan, check, methods, explain, schema, demo."""
+"""``mergeloom``: merge, plan, check, inspect, methods, explain, schema, demo."""
 
 from __future__ import annotations
 
@@ -50,6 +50,10 @@ PLUGIN = click.option(
 )
 
 
+ARCH_FILE = click.option("--arch-file", type=UserPath(),
+                         help="YAML that says what the rules cannot tell of a model.")  # fmt: skip
+
+
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide what is merged."""
     for option in reversed(
@@ -66,6 +70,11 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help="Copy the base's tokenizer files."),
             click.option("--cache-dir", type=UserPath(),
                          help="Hugging Face cache to use."),
+            ARCH_FILE,
+            click.option("--cast-all", is_flag=True,
+                         help="Let dtype also cast what is kept in float32 on purpose."),
+            click.option("--verify", is_flag=True,
+                         help="Let transformers check that the result will load."),
             PLUGIN,
             click.option("--intermediate-dir", type=UserPath(),
                          help="Where earlier documents of a chain put their results."),
@@ -216,11 +225,19 @@ def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False
         copy_tokenizer=given["copy_tokenizer"],
         cache_dir=given["cache_dir"],
         intermediates=given["intermediate_dir"] or default_intermediates(out),
+        arch_file=given["arch_file"],
+        cast_all=given["cast_all"],
     )
     planned = make_plan(loaded, options)
+    parts = (*planned.chain, planned)
     if not quiet:
-        for part in (*planned.chain, planned):
+        for part in parts:
             tell(part.warnings, "warning")
+    if given["verify"]:
+        from mergeloom.verify import verify
+
+        for part in parts:
+            tell([Problem("--verify", sentence) for sentence in verify(part)], "warning")
     return planned
 
 
@@ -246,6 +263,24 @@ def plan(recipe: Path, show_parameters: bool, as_json: bool, **given: Any) -> No
 def check(recipe: Path, **given: Any) -> None:
     """Print every error and warning about RECIPE and its models, and nothing else."""
     _plan(recipe, given, Path("out"))
+
+
+@mergeloom.command()
+@click.argument("model")
+@ARCH_FILE
+@click.option("--cache-dir", type=UserPath(), help="Hugging Face cache to use.")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+def inspect(model: str, arch_file: Path | None, cache_dir: Path | None, as_json: bool) -> None:
+    """What MODEL is made of: layers, tables, modules, dtypes. Reads no weights."""
+    from mergeloom.cli.inspection import inspection_json, inspection_text
+    from mergeloom.inspection import inspect as inspect_model
+
+    found = inspect_model(model, arch_file=arch_file, cache_dir=cache_dir)
+    tell(found.warnings, "warning")
+    if as_json:
+        click.echo(json.dumps(inspection_json(found), indent=1))
+    else:
+        click.echo(inspection_text(found))
 
 
 @mergeloom.command()
