@@ -1,6 +1,6 @@
 """The recipes that are measured, which input bytes each needs, and what each must give.
 
-One YAML text per method, the same for both tools. The plain formulas are in `verify.py`.
+One YAML text per method, the same for both tools. The plain formulas are in `formulas.py`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MODELS_LINEAR = """\
-merge_method: linear
-models:
-  - model: {ft1}
-    parameters: {{weight: 0.5}}
-  - model: {ft2}
-    parameters: {{weight: 0.3}}
-  - model: {ft3}
-    parameters: {{weight: 0.4}}
-dtype: bfloat16
-"""
 SLERP = """\
 merge_method: slerp
 base_model: {base}
@@ -38,18 +27,6 @@ models:
   - model: {ft1}
     parameters: {{weight: 0.6}}
   - model: {ft2}
-    parameters: {{weight: 0.4}}
-dtype: bfloat16
-"""
-TASK_ARITHMETIC = """\
-merge_method: task_arithmetic
-base_model: {base}
-models:
-  - model: {ft1}
-    parameters: {{weight: 0.5}}
-  - model: {ft2}
-    parameters: {{weight: 0.3}}
-  - model: {ft3}
     parameters: {{weight: 0.4}}
 dtype: bfloat16
 """
@@ -86,15 +63,107 @@ dtype: bfloat16
 """
 
 
+WEIGHTS = (0.5, 0.3, 0.4, 0.2, 0.6)
+"""Of the fine-tunes, in their order."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a method must reach.
+
+    Args:
+        faster: the peer's whole process takes at least this many times as long.
+        engine: the engine takes at most this many floors, None for no bound.
+        peak: bytes of memory at most.
+    """
+
+    faster: float = 3.0
+    engine: float | None = 2.0
+    peak: float = 700e6
+
+
 @dataclass(frozen=True)
 class Method:
-    """A measured recipe: its text and which tensors of which model it reads."""
+    """A measured recipe: its text, which tensors of which model it reads, what is wanted of it."""
 
     name: str
     text: str
     models: tuple[str, ...]
     # (model, tensor name, number of layers) -> the merge reads this tensor of this model
     reads: Callable[[str, str, int], bool] = lambda _model, _name, _layers: True
+    wanted: Wanted = Wanted()
+    peer: bool = True
+    """Whether the peer has the method."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the recipe of a method for any number of fine-tunes is written.
+
+    Args:
+        base: whether it has one.
+        each: parameters of every fine-tune besides its weight, as YAML.
+        weighted: whether fine-tunes have a weight.
+        shared: parameters of the merge, as YAML.
+        most: the largest number of fine-tunes.
+        wanted, peer: as of a method.
+    """
+
+    base: bool = True
+    each: str = ""
+    weighted: bool = True
+    shared: str = ""
+    most: int = len(WEIGHTS)
+    wanted: Wanted = Wanted()
+    peer: bool = True
+
+
+GIB = float(1 << 30)
+THIN = "density: 0.5"
+CRUMBS = f"{THIN}, gamma: 0.01"
+KINDS = {
+    "linear": Kind(base=False),
+    "task_arithmetic": Kind(),
+    "multislerp": Kind(base=False, wanted=Wanted(5, 3, GIB)),
+    "karcher": Kind(base=False, weighted=False, wanted=Wanted(20, 3, GIB)),
+    "model_stock": Kind(weighted=False, wanted=Wanted(4, 3, GIB)),
+    "ties": Kind(each=THIN, wanted=Wanted(20, 6, GIB)),
+    "breadcrumbs": Kind(each=CRUMBS, wanted=Wanted(20, 6, GIB)),
+    "breadcrumbs_ties": Kind(each=CRUMBS, wanted=Wanted(20, 6, GIB)),
+    "dare_linear": Kind(each=THIN, wanted=Wanted(8, 6, GIB)),
+    "dare_ties": Kind(each=THIN, wanted=Wanted(8, 6, GIB)),
+    "della_linear": Kind(each=THIN, wanted=Wanted(12, 12, GIB)),
+    "della": Kind(each=THIN, wanted=Wanted(12, 12, GIB)),
+    "sce": Kind(weighted=False, shared="select_topk: 0.5", wanted=Wanted(8, 6, GIB)),
+    "arcee_fusion": Kind(weighted=False, most=1, wanted=Wanted(8, None, GIB)),
+    "nearswap": Kind(weighted=False, shared="t: 0.0004", most=1, wanted=Wanted(3, None, GIB)),
+    "ram": Kind(weighted=False, wanted=Wanted(3, None, GIB)),
+    "ramplus_tl": Kind(weighted=False, wanted=Wanted(3, None, GIB)),
+    "consensus_ta": Kind(each="k: 2, lambda: 0.4", wanted=Wanted(3, None, GIB), peer=False),
+    "consensus_ties": Kind(
+        each=f"{THIN}, k: 2, lambda: 0.4", wanted=Wanted(3, None, GIB), peer=False
+    ),
+}
+
+
+def merged(name: str, tuned: int = 3) -> Method:
+    """Return the method of a kind for this many fine-tunes, or as many as it takes."""
+    kind = KINDS[name]
+    models = tuple(f"ft{i + 1}" for i in range(min(tuned, kind.most)))
+    lines = [f"merge_method: {name}"]
+    if kind.base:
+        lines.append("base_model: {base}")
+    lines.append("models:")
+    for model, weight in zip(models, WEIGHTS, strict=False):
+        own = ", ".join(filter(None, [f"weight: {weight}" if kind.weighted else "", kind.each]))
+        lines.append(f"  - model: {{{model}}}")
+        lines += [f"    parameters: {{{{{own}}}}}"] if own else []
+    if kind.shared:
+        lines.append(f"parameters: {{{{{kind.shared}}}}}")
+    lines.append("dtype: bfloat16")
+    inputs = ("base", *models) if kind.base else models
+    text = "\n".join(lines) + "\n"
+    return Method(name, text, inputs, wanted=kind.wanted, peer=kind.peer)
 
 
 def layer_of(name: str) -> int | None:
@@ -114,18 +183,21 @@ def stacked_source(name: str, layers: int) -> str:
 METHODS = {
     method.name: method
     for method in (
-        Method("linear", MODELS_LINEAR, ("ft1", "ft2", "ft3")),
+        merged("linear"),
         Method("slerp", SLERP, ("base", "ft1")),
         Method("nuslerp", NUSLERP, ("ft1", "ft2")),
-        Method("task_arithmetic", TASK_ARITHMETIC, ("base", "ft1", "ft2", "ft3")),
+        merged("task_arithmetic"),
         Method(
             "passthrough",
             PASSTHROUGH,
             ("base", "ft1"),
             lambda model, name, layers: stacked_source(name, layers) == model,
         ),
+        *(merged(name) for name in KINDS if name not in ("linear", "task_arithmetic")),
     )
 }
+CORE = ("linear", "slerp", "nuslerp", "task_arithmetic", "passthrough")
+"""What core.py measures."""
 
 
 def recipe_text(template: str, folders: dict[str, Path], layers: int) -> str:

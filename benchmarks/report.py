@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-MIB = 1 << 20
-ENGINE_OVER_FLOOR = {"warm": 2.0, "cold": 1.25}  # cold: the disk's own speed, and some noise
-OURS_OVER_PEER = 1 / 3
-PEAK_BYTES = 700e6
+from benchmarks.recipes import METHODS, Wanted
+
+COLD_ENGINE_OVER_FLOOR = 1.25  # the disk's own speed, and some noise
 START_SECONDS = 0.5
 PLAN_70B_SECONDS = 2.0
 PLAN_70B_BYTES = 300e6
@@ -43,13 +43,13 @@ def ratios(result: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def merge_faults(name: str, result: dict[str, Any], limit: float) -> list[str]:
+def merge_faults(name: str, result: dict[str, Any], wanted: Wanted) -> list[str]:
     """Return what of one method is over its budget or wrong.
 
     Args:
         name: of the method.
         result: its medians and verification.
-        limit: the largest engine time allowed, in floors.
+        wanted: the budget.
     """
     faults = [f"{name}: {fault}" for fault in result["verification"]["faults"]]
     ours, peer, numbers = result.get("ours"), result.get("peer"), ratios(result)
@@ -58,13 +58,18 @@ def merge_faults(name: str, result: dict[str, Any], limit: float) -> list[str]:
     engine = numbers["engine_over_floor"]
     if engine is None:
         faults.append(f"{name}: mergeloom reported no engine time")
-    elif engine > limit:
-        faults.append(f"{name}: engine is {engine:.2f} × the floor, at most {limit} × wanted")
-    if peer and ours["wall"] > OURS_OVER_PEER * peer["wall"]:
-        share = ours["wall"] / peer["wall"]
-        faults.append(f"{name}: process takes {share:.2f} of the peer's time, at most 0.33 wanted")
-    if ours["peak_rss"] > PEAK_BYTES:
-        faults.append(f"{name}: peak {megabytes(ours['peak_rss'])}, at most 700 MB wanted")
+    elif wanted.engine and engine > wanted.engine:
+        faults.append(
+            f"{name}: engine is {engine:.2f} × the floor, at most {wanted.engine:g} × wanted"
+        )
+    if peer and peer["wall"] < wanted.faster * ours["wall"]:
+        faults.append(
+            f"{name}: the peer's process takes {peer['wall'] / ours['wall']:.1f} times as long, "
+            f"at least {wanted.faster:g} wanted"
+        )
+    if ours["peak_rss"] > wanted.peak:
+        most = megabytes(wanted.peak)
+        faults.append(f"{name}: peak {megabytes(ours['peak_rss'])}, at most {most} wanted")
     return faults
 
 
@@ -162,9 +167,11 @@ def command_table(results: dict[str, dict[str, Any]]) -> str:
 def faults(report: dict[str, Any]) -> list[str]:
     """Return every budget or verification fault of a report."""
     found = []
-    limit = ENGINE_OVER_FLOOR[report["settings"]["cache"]]
     for name, result in report.get("merges", {}).items():
-        found += merge_faults(name, result, limit)
+        wanted = METHODS[name].wanted
+        if report["settings"]["cache"] == "cold":
+            wanted = replace(wanted, engine=COLD_ENGINE_OVER_FLOOR)
+        found += merge_faults(name, result, wanted)
     for name, result in report.get("commands", {}).items():
         found += command_faults(name, result)
     return found

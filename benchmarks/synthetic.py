@@ -86,6 +86,7 @@ class Shape:
 
 SIZES = {
     "5M": Shape(128, 344, 8, 4, 2, 8000),
+    "60M": Shape(512, 1408, 9, 8, 4, 32000),
     "125M": Shape(768, 2048, 12, 12, 4, 32000),
     "600M": Shape(1536, 4096, 20, 12, 4, 32000),
     "1B": Shape(2048, 5632, 22, 32, 4, 32000),
@@ -175,32 +176,33 @@ def draw(seed: int, tensor: int, block: int, model: int, size: int) -> np.ndarra
 
 
 def fill_tensor(
-    name: str, number: int, size: int, places: list[dict[str, tuple[Path, int]]], seed: int
+    name: str, number: int, size: int, places: dict[int, dict[str, tuple[Path, int]]], seed: int
 ) -> None:
-    """Write one tensor's values into the files of the base and of every fine-tune."""
+    """Write one tensor's values into the files of the models: 0 is the base."""
     norm = name.endswith("norm.weight")
     noise = ATTENTION_NOISE if "self_attn" in name else NOISE
-    handles = [os.open(place[name][0], os.O_WRONLY) for place in places]
+    handles = {model: os.open(place[name][0], os.O_WRONLY) for model, place in places.items()}
     try:
         for block, start in enumerate(range(0, size, BLOCK)):
             length = min(BLOCK, size - start)
             base = draw(seed, number, block, 0, length) * (NORM_SCALE if norm else WEIGHT_SCALE)
             stored = to_bf16(base + 1 if norm else base)
-            os.pwrite(handles[0], stored.tobytes(), places[0][name][1] + 2 * start)
             widened = from_bf16(stored)
-            for model in range(1, len(places)):
-                tuned = to_bf16(widened + draw(seed, number, block, model, length) * noise)
-                os.pwrite(handles[model], tuned.tobytes(), places[model][name][1] + 2 * start)
+            for model, place in places.items():
+                values = stored
+                if model:
+                    values = to_bf16(widened + draw(seed, number, block, model, length) * noise)
+                os.pwrite(handles[model], values.tobytes(), place[name][1] + 2 * start)
     finally:
-        for handle in handles:
+        for handle in handles.values():
             os.close(handle)
 
 
-def fill(folders: list[Path], shape: Shape, seed: int, *, sparse: bool) -> None:
-    """Write all files of the base and its fine-tunes into existing empty folders."""
-    places = []
-    for folder in folders:
-        places.append(write_headers(folder, shape))
+def fill(folders: dict[int, Path], shape: Shape, seed: int, *, sparse: bool = False) -> None:
+    """Write all files of models (0 is the base) into existing empty folders."""
+    places = {}
+    for model, folder in folders.items():
+        places[model] = write_headers(folder, shape)
         config = config_json({k: v for k, v in asdict(shape).items() if k != "shards"})
         (folder / "config.json").write_text(config)
         write_tokenizer(folder, shape.vocab_size)
@@ -216,13 +218,16 @@ def fill(folders: list[Path], shape: Shape, seed: int, *, sparse: bool) -> None:
             task.result()
 
 
-def synthetic_set(size: str, seed: int = 0, *, sparse: bool = False) -> dict[str, Path]:
-    """Return the folders of base, ft1, ft2 and ft3, making the set when it is not cached.
+def synthetic_set(
+    size: str, seed: int = 0, *, sparse: bool = False, tuned: int = 3
+) -> dict[str, Path]:
+    """Return the folders of base, ft1, ft2, ft3 …, making what is not cached.
 
     Args:
         size: a key of `SIZES`.
         seed: of every random value.
         sparse: true headers over holes instead of data.
+        tuned: how many fine-tunes, at least three; further ones lie beside the set.
     """
     shape = SIZES[size]
     target = BENCH / f"llama-{size}-{'sparse' if sparse else f'seed{seed}'}"
@@ -231,13 +236,21 @@ def synthetic_set(size: str, seed: int = 0, *, sparse: bool = False) -> dict[str
     if not (marker.exists() and json.loads(marker.read_text()) == settings):
         print(f"making {target.name}: {len(MODELS)} x {shape.parameters() / 1e6:.0f} M", flush=True)
         shutil.rmtree(target, ignore_errors=True)
-        folders = [target / model for model in MODELS]
-        for folder in folders:
+        folders = {number: target / model for number, model in enumerate(MODELS)}
+        for folder in folders.values():
             folder.mkdir(parents=True)
         fill(folders, shape, seed, sparse=sparse)
         # Written last: a set without it is unfinished and is made anew.
         marker.write_text(json.dumps(settings, indent=2) + "\n")
-    return {model: target / model for model in MODELS}
+    more = [f"ft{number}" for number in range(len(MODELS), tuned + 1)]
+    for number, model in enumerate(more, len(MODELS)):
+        if not (target / model).exists():
+            partial = target / f"{model}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            fill({number: partial}, shape, seed, sparse=sparse)
+            partial.rename(target / model)
+    return {model: target / model for model in (*MODELS, *more)}
 
 
 def main() -> None:

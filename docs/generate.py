@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 
 import click
-from method_pages import DOCS, NOTICE, measured, method_page, methods_page, quality_page
+from measurements import DOCS, measured
+from method_pages import NOTICE, method_page, methods_page, quality_page
 
 from mergeloom.cli.main import mergeloom
 from mergeloom.cli.peers import mergekit_command, mergekitty_command

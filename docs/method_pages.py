@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from measurements import cost_of, costs, measured, times
 
 from mergeloom.cli.explain import SYMBOLS
 from mergeloom.methods import METHODS, Arguments, Method, Parameter, passes
 
-DOCS = Path(__file__).resolve().parent
 NOTICE = "<!-- Written by docs/generate.py: make docs -->"
 BASELINES = ("linear", "task_arithmetic")
 UNCERTAIN = 0.02
@@ -64,18 +63,12 @@ PICTURES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 """File in pictures/, the methods it is about, what it shows."""
 
 
-def measured(name: str) -> dict[str, Any]:
-    """What a benchmark wrote to measured/, empty when it was not run."""
-    path = DOCS / "measured" / f"{name}.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
 # --- methods -------------------------------------------------------------------------------------
 
 
 def methods_page() -> str:
     """docs/methods.md: an overview of all methods and what they cost."""
-    return "\n".join([*_overview(), *_costs()])
+    return "\n".join([*_overview(), *costs()])
 
 
 def _overview() -> Iterator[str]:
@@ -102,7 +95,7 @@ def _overview() -> Iterator[str]:
         first = method.summary.partition(". ")[0].rstrip(".")
         yield (
             f"| [{method.name}](methods/{method.name}.md) | {first} | {method.base} | "
-            f"{_count(method)} | {_times(passes(method.formula(_arguments(method))))} |"
+            f"{_count(method)} | {times(passes(method.formula(_arguments(method))))} |"
         )
     yield ""
     yield (
@@ -115,16 +108,6 @@ def _overview() -> Iterator[str]:
         "over a whole tensor are float64. mergekit 0.1.5 computes most methods in the models' own "
         "precision, so bfloat16 results differ in the last digits: [parity.md](parity.md) counts "
         "them. Integer tensors are copied from the base. `int8_mask` is accepted and has no effect."
-    )
-
-
-def _costs() -> Iterator[str]:
-    """What merges cost, as far as it was measured."""
-    yield from ("", "## Cost", "")
-    yield (
-        "Memory does not grow with the model: all methods work block by block under "
-        "`--max-memory`. Time grows with the number of parameters times the number of models, and "
-        "with how often the inputs are read."
     )
 
 
@@ -143,10 +126,6 @@ def _arguments(method: Method, thinned: float | None = 0.5) -> Arguments:
         * max(low, 2 if high is None else 1),
         has_base=method.base != "unused",
     )
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _count(method: Method) -> str:
@@ -178,22 +157,13 @@ def _method(method: Method) -> Iterator[str]:
         yield from (_parameter(p) for p in method.parameters)
     yield from ("", "## A recipe", "", "```yaml", method.example.rstrip(), "```")
     yield from _quality_of(method)
-    yield from ("", "## Cost", "", *_cost_of(method))
+    usual = passes(method.formula(_arguments(method)))
+    least = passes(method.formula(_arguments(method, None)))
+    yield from ("", "## Cost", "", *cost_of(method, usual, least))
     if method.differs:
         yield from ("", "## Beside mergekit and the paper", "", method.differs)
     if method.reference:
         yield from ("", f"**Source:** {method.reference}")
-
-
-def _cost_of(method: Method) -> Iterator[str]:
-    usual = passes(method.formula(_arguments(method)))
-    least = passes(method.formula(_arguments(method, None)))
-    which = next((p for p in ("density", "select_topk") if method.parameter(p)), "")
-    also = f" ({_times(least)} with the default {which} of 1)" if usual != least else ""
-    yield (
-        f"It reads its inputs {_times(usual)}{also}, in blocks: memory does not grow with the "
-        "model."
-    )
 
 
 def _quality_of(method: Method) -> Iterator[str]:
