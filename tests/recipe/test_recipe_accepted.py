@@ -95,6 +95,8 @@ def test_tokenizer_spellings():
     assert load(GOOD + "tokenizer: {source: ~}\n").tokenizer == TokenizerSettings("union")
     old = load(GOOD + "tokenizer_source: model:org/A\n").tokenizer
     assert old == TokenizerSettings(ModelReference("org/A"), where="tokenizer_source")
+    named = f"name: bases\n{GOOD}---\n{GOOD}tokenizer_source: bases\n"  # not "base" misspelt
+    assert load(named).tokenizer.source == ModelReference("bases")
     block = load(
         GOOD + "tokenizer:\n  source: {model: A, lora: L}\n  union_mode: vocab_only\n"
         "  missing: mean\n  tokens: {on: , 1: {force: 'yes', special: true}, '<<': {source: A}}\n"

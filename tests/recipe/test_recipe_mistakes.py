@@ -217,6 +217,18 @@ STRUCTURE = {
         "chat_template (line 3): 'chatmll' is no Jinja text and not one of auto, alpaca, chatml, "
         "exaone, llama3, mistral, did you mean chatml?"
     ],
+    GOOD + "chat_template: ./A\n": [
+        "chat_template (line 3): './A' is no Jinja text and not one of auto, alpaca, chatml, "
+        "exaone, llama3, mistral, that of a model is chat_template: {model: ./A}"
+    ],
+    GOOD + "tokenizer_source: unoin\n": [
+        "tokenizer_source (line 3): 'unoin' is neither union nor base, and no model here, "
+        "did you mean union?"
+    ],
+    GOOD + "tokenizer: {pad_to_multiple_of: 131072}\n": [
+        "tokenizer.pad_to_multiple_of (line 3): 131072 is more than 65536; vocabularies are "
+        "padded to 8, 64 or 128"
+    ],
     GOOD + "name: ../x\n": [
         "name (line 3): '../x' cannot name a folder; use letters, digits, '-' and '_'"
     ],

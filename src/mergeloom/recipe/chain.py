@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mergeloom.errors import Problems, RecipeError
-from mergeloom.types import Recipe
+from mergeloom.recipe.words import nearest_word
+from mergeloom.types import ModelReference, Recipe
 
 
 def arrange(recipes: Sequence[Recipe], problems: Problems) -> Recipe:
@@ -49,6 +51,24 @@ def arrange(recipes: Sequence[Recipe], problems: Problems) -> Recipe:
             message = f"nothing uses document {recipe.name!r}; it is not computed"
             problems.warn("name", message, line=recipe.line("name"))
     return replace(final, chain=tuple(needed[:-1]))
+
+
+def refuse_misspelt_sources(recipes: Sequence[Recipe], problems: Problems) -> None:
+    """Tell a tokenizer source that is nearly ``union`` or ``base`` and names nothing here.
+
+    Otherwise it would be looked for on the hub, whose answer says nothing of these words.
+    """
+    names = {recipe.name for recipe in recipes}
+    for recipe in recipes:
+        settings = recipe.tokenizer
+        if settings is None or not isinstance(settings.source, ModelReference):
+            continue
+        word = str(settings.source)
+        near = nearest_word(word, ("union", "base")) if word.isalpha() else ""
+        if near and word not in names and not os.path.exists(word):
+            where = "tokenizer.source" if settings.where == "tokenizer" else settings.where
+            message = f"{word!r} is neither union nor base, and no model here, {near}"
+            problems.error(where, message, line=recipe.line(where))
 
 
 def _visit(

@@ -13,6 +13,7 @@ from mergeloom.types import ARITHMETIC_DTYPES, DTYPES, DTYPES_BY_TORCH_NAME, Mod
 UNION_MODES = ("merge", "added_only", "vocab_only")
 TIES = ("keep", "force", "break")
 MISSING = ("peers", "subword", "mean", "zero")
+LARGEST_PADDING = 65536
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 DTYPE_NAMES: Mapping[str, str] = {
     "bfloat16": "BF16",
@@ -134,6 +135,8 @@ def chat_template(value: Any) -> str | ModelReference | None:
     if len(written) >= 20 and "{" in written:
         return written
     near = nearest_word(written, CHAT_TEMPLATES)
+    if not near and "/" in written and "{" not in written:
+        near = f"that of a model is chat_template: {{model: {written.strip()}}}"
     names = ", ".join(CHAT_TEMPLATES)
     raise FieldError(
         f"{shown(written)} is no Jinja text and not one of {names}" + (f", {near}" if near else "")
@@ -196,13 +199,18 @@ def _token_kind(found: Mapping[str, Any]) -> None:
         raise FieldError("is not text; put it in quotes", ".token")
 
 
-def positive(value: Any) -> int | None:
-    """A whole number of at least 1."""
+def padding(value: Any) -> int | None:
+    """A multiple to which a vocabulary is rounded up: 1 to ``LARGEST_PADDING``."""
     if value is None:
         return None
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    readable = isinstance(value, str) and value.isdecimal() and len(value) < 12
+    number = int(value) if readable else value
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise FieldError(f"a whole number of at least 1 is wanted, not {kind_of(value)}")
+    if number > LARGEST_PADDING:
+        raise FieldError(
+            f"{number} is more than {LARGEST_PADDING}; vocabularies are padded to 8, 64 or 128"
+        )
     return number
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mergeloom.errors import Problem, Problems, RecipeError
-from mergeloom.recipe.chain import arrange
+from mergeloom.recipe.chain import arrange, refuse_misspelt_sources
 from mergeloom.recipe.document import read_document
 from mergeloom.recipe.parameters import MethodWords
 from mergeloom.recipe.words import nearest_word
@@ -50,8 +50,10 @@ def load_recipe(
     found = Problems()
     try:
         recipes = [read_document(d, methods, found, lenient) for d in _documents(source)]
+        read = [recipe for recipe in recipes if recipe is not None]
+        refuse_misspelt_sources(read, found)
         found.raise_errors(RecipeError)
-        final = arrange([recipe for recipe in recipes if recipe is not None], found)
+        final = arrange(read, found)
         return replace(final, warnings=tuple(found.warnings))
     finally:
         if problems is not None:

@@ -57,7 +57,9 @@ _read_patterns, _patterns_schema = _plain(fields.patterns, _shared("Patterns"))
 _read_method, _method_schema = _plain(fields.method_name, _shared("Method"))
 _read_name, _name_schema = _plain(fields.document_name, {"type": "string", "minLength": 1})
 _read_token, _token_schema = _plain(fields.token_source, _shared("TokenSource"))
-_read_pad, _pad_schema = _plain(fields.positive, {"type": "integer", "minimum": 1})
+_read_pad, _pad_schema = _plain(
+    fields.padding, {"type": "integer", "minimum": 1, "maximum": fields.LARGEST_PADDING}
+)
 _read_flag, _flag_schema = _plain(fields.flag, {"type": "boolean"})
 _read_union, _union_schema = _plain(fields.union_mode, {"enum": list(fields.UNION_MODES)})
 _read_tie, _tie_schema = _plain(fields.tie, {"enum": list(fields.TIES)})
