@@ -87,14 +87,15 @@ def _numbered_alike(vocab: Any, ordered: Sequence[AddedToken]) -> bool:
     """Whether the library gives each added token the id that it has."""
     is_map = isinstance(vocab, Mapping)
     known = vocab if is_map else {piece[0]: i for i, piece in enumerate(vocab)}
-    last = -1
+    free = len(vocab)
     for token in ordered:
         given = known.get(token.content)
         if given is None:
-            given = max(len(vocab), last + 1)
+            given, free = free, free + 1
+        elif given >= len(vocab):
+            return False  # a vocabulary with holes: how the library goes on is its own affair
         if given != token.id:
             return False
-        last = max(last, given)
     return True
 
 

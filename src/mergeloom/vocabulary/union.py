@@ -177,14 +177,14 @@ def _start(
             kept = [token for token, i in rowless.items() if i <= last]
     if kept:
         warnings.append(
-            f"{anchor.label}: {_some(kept)} {_have(kept)} no embedding row in any model, but the "
-            "tokenizer needs them; their rows are new"
+            f"{anchor.label}: kept, because its tokenizer needs them, although no model has an "
+            f"embedding row for them: {_some(kept)}"
         )
     dropped = {token: i for token, i in rowless.items() if token not in kept}
     if dropped:
         warnings.append(
-            f"{anchor.label}: {_some(dropped)} {_have(dropped)} no embedding row in any model and "
-            "are left out of the tokenizer"
+            f"{anchor.label}: left out of the tokenizer, because no model has an embedding row for "
+            f"them: {_some(dropped)}"
         )
     ids = {token: i for token, i in anchor.ids.items() if token not in dropped}
     added = {t.content: t for t in anchor.added if t.content not in dropped}
@@ -225,8 +225,8 @@ def _modes(
             problems.append(
                 Problem(
                     where,
-                    f"the {len(new)} tokens that only {theirs.label} has cannot come into the "
-                    f"tokenizer of {anchor.label}: {_kinds(anchor, theirs)}",
+                    f"{_some(new)} of {theirs.label} cannot come into the tokenizer of "
+                    f"{anchor.label}: {_kinds(anchor, theirs)}",
                     "Write union_mode: added_only to take its added tokens only, or choose one "
                     "model's tokenizer with source.",
                 )
@@ -237,8 +237,8 @@ def _modes(
             modes[i] = "added_only"
             draft.warnings.append(
                 f"{theirs.label} and {anchor.label} prepare text differently: "
-                f"{', '.join(reasons)}; only the added tokens of {theirs.label} are taken, its "
-                f"{len(new)} other new tokens are not"
+                f"{', '.join(reasons)}; only the added tokens of {theirs.label} are taken, not "
+                f"{_some(new)}"
             )
     if problems:
         raise RecipeError(problems)
@@ -321,8 +321,10 @@ def _document(
         }  # fmt: skip
     merging = [i for i, mode in modes.items() if mode == "merge"]
     scores: dict[str, float] = {}
-    if anchor.kind == "Unigram":
+    if anchor.kind == "Unigram" and draft.regular:
         scores = _scores(tokenizers, model, draft, merging)
+        pieces = [[piece, scores.get(piece, score)] for piece, score in model["vocab"]]
+        document["model"] = {**model, "vocab": pieces}
     try:
         document = with_tokens(document, draft.regular, list(draft.added.values()), scores)
     except ValueError as error:
@@ -338,16 +340,17 @@ def _scores(
     draft: _Draft,
     merging: Sequence[int],
 ) -> dict[str, float]:
-    """Scores of the pieces that come into a Unigram model."""
-    ours = {piece[0]: float(piece[1]) for piece in model["vocab"]}
-    donors: dict[int, dict[str, float]] = {i: {} for i in merging}
-    own = {i: {p[0]: float(p[1]) for p in _model(tokenizers[i])["vocab"]} for i in merging}
-    for token, donor in draft.appended:
-        if donor in own and token in draft.regular:
-            donors[donor][token] = own[donor][token]
-    scores = unigram.carried_scores(ours, list(donors.values()))
-    rest = [token for token in draft.regular if token not in scores]
-    return scores | unigram.unused_scores(ours, rest)
+    """Scores of the pieces of a Unigram model and of those that come into it."""
+    added = {token.content for token in tokenizers[0].added}
+    ours = {p: float(score) for p, score in model["vocab"] if p not in added}
+    taken: dict[int, dict[str, float]] = {}
+    for i in merging:
+        # Added tokens are cut out of the text before, so their scores say nothing.
+        no_pieces = {token.content for token in tokenizers[i].added}
+        pieces = _model(tokenizers[i])["vocab"]
+        taken[i] = {p: float(score) for p, score in pieces if p not in no_pieces}
+    scores = unigram.carried_scores(ours, [taken[i] for i in merging])
+    return unigram.unused_scores(ours, list(draft.regular)) | scores
 
 
 def _carry_rules(
@@ -385,7 +388,3 @@ def _some(tokens: Sequence[str] | Mapping[str, int]) -> str:
     """``3 tokens (a, b, c)``, with at most three named."""
     shown = ", ".join(list(tokens)[:3]) + (", ..." if len(tokens) > 3 else "")
     return f"{len(tokens)} token{'s' if len(tokens) != 1 else ''} ({shown})"
-
-
-def _have(tokens: Sequence[str] | Mapping[str, int]) -> str:
-    return "have" if len(tokens) != 1 else "has"
