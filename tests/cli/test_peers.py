@@ -63,7 +63,7 @@ MERGEKITTY = [
     ("-v",),
     ("--verbose",),
 ]
-IGNORED = """allow-crimes clone-tensors trust-remote-code lazy-unpickle low-cpu-memory read-to-gpu
+IGNORED = """clone-tensors trust-remote-code lazy-unpickle low-cpu-memory read-to-gpu
     multi-gpu async-write lora-merge-cache lora-merge-dtype write-threads storage-device
     load-to-compute executor no-safe-serialization""".split()
 
@@ -136,7 +136,6 @@ def test_the_line_of_every_notebook_runs_twice(config):
     first = notebook()
     assert (first.code, first.out) == (0, "")
     assert first.lines[:-1] == [
-        "--allow-crimes has no effect: tensors are merged by name, whatever the architecture",
         "--lazy-unpickle has no effect: pickles are always read tensor by tensor",
     ]
     assert first.lines[-1].startswith("merge: 31 tensors, 4.6 kB in ")

@@ -21,7 +21,6 @@ CONFIG_FILE = click.argument("config_file", type=UserPath())
 OUT_PATH = click.argument("out_path", type=UserPath())
 
 WITHOUT_MEANING: Mapping[str, str] = {
-    "allow_crimes": "tensors are merged by name, whatever the architecture",
     "lora_merge_cache": "no cache is needed",
     "lora_merge_dtype": "no cache is needed",
     "low_cpu_memory": "memory is bounded by --max-memory",
@@ -36,7 +35,7 @@ WITHOUT_MEANING: Mapping[str, str] = {
     "load_to_compute": "blocks go to the device one by one",
     "executor": "there is one executor",
 }
-SHARED = ("allow_crimes", "clone_tensors", "trust_remote_code", "lazy_unpickle")
+SHARED = ("clone_tensors", "trust_remote_code", "lazy_unpickle")
 MERGEKIT_ONLY = ("low_cpu_memory", "read_to_gpu", "multi_gpu", "async_write")
 
 
@@ -69,6 +68,7 @@ def _switch(name: str, default: bool = False) -> Callable[[Any], Any]:
 COMMON = _options(
     CONFIG_FILE,
     OUT_PATH,
+    _switch("allow_crimes"),
     *(_switch(name) for name in SHARED),
     click.option("--transformers-cache", type=UserPath()),
     click.option("--lora-merge-cache", type=click.Path()),
@@ -130,6 +130,7 @@ def _run(
             "out_shard_size": given["out_shard_size"],
             "seed": given["random_seed"] or 0,
             "lenient": given["lenient"],
+            "allow_crimes": given["allow_crimes"],
             "unsafe_truncate_embeddings": given.get("unsafe_truncate_embeddings", False),
             "copy_tokenizer": given["copy_tokenizer"],
             "cache_dir": given["transformers_cache"],

@@ -19,7 +19,7 @@ from mergeloom.errors import (
     nearest,
 )
 from mergeloom.methods import METHODS, Method
-from mergeloom.planning import checks, vocabularies
+from mergeloom.planning import checks, kinds, vocabularies
 from mergeloom.planning.files import output_config, side_files, warn_of_links
 from mergeloom.planning.jobs import JobMaker, unused_tensors
 from mergeloom.planning.models import Models, open_models, relate
@@ -109,12 +109,14 @@ def _plan(
 ) -> Plan:
     every_part = [part for own in parts for part in own]
     checks.check_layers(recipe, models, every_part, problems)
+    kinds.check_kinds(recipe, models, options, problems)
     targets, restacked = make_targets(recipe, parts, models, problems)
     problems.raise_errors(CheckpointError)
     resolver = Resolver(recipe, method, problems)
     maker = JobMaker(recipe, method, models, options, problems, resolver)
     jobs = maker.make(targets)
     resolver.report_missing()
+    kinds.check_crimes(maker, jobs)
     checks.report_lacking(maker, _merged_whole(every_part))
     checks.report_shapes(maker)
     checks.report_sliced_shapes(maker, jobs, targets)

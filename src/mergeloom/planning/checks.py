@@ -114,11 +114,6 @@ def warn_settings(models: Models, problems: Problems) -> None:
         theirs, ours = model.checkpoint.config, donor.config
         if not theirs or not ours:
             continue
-        kinds = theirs.get("model_type"), ours.get("model_type")
-        if None not in kinds and kinds[0] != kinds[1]:
-            problems.warn(model.checkpoint.label, f"is a {theirs.get('model_type')} model, "
-                          f"{donor.label} a {ours.get('model_type')} one")  # fmt: skip
-            continue
         for key in SHARED_KEYS:
             if key in theirs and key in ours and theirs[key] != ours[key]:
                 problems.warn(
@@ -179,7 +174,7 @@ def report_shapes(maker: JobMaker) -> None:
         ours = donor.layout.shapes.get(first.sources[0], ())
         source = maker.models.find(reference, first.sources[0])
         theirs = model.view(source).shape if source else ()
-        reasons = _size_differences(donor, model)
+        reasons = size_differences(donor, model)
         maker.problems.error(
             where,
             f"{len(targets)} tensors of {model.checkpoint.label} have other shapes than "
@@ -215,7 +210,7 @@ def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence
                 where, _vocabulary_message(donor, model, target), NO_ALIGNMENT, line
             )
             continue
-        reasons = _size_differences(donor, model)
+        reasons = size_differences(donor, model)
         maker.problems.error(
             where,
             f"{len(found)} tensors of {model.checkpoint.label} have other shapes than "
@@ -226,7 +221,8 @@ def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence
         )
 
 
-def _size_differences(donor: Model, other: Model) -> str:
+def size_differences(donor: Model, other: Model) -> str:
+    """The sizes that two configs disagree on."""
     ours, theirs = donor.checkpoint.config or {}, other.checkpoint.config or {}
     return ", ".join(
         f"{key} {theirs[key]} vs {ours[key]}"
