@@ -125,3 +125,65 @@ def test_merging_two_layouts_is_merging_after_conversion(donor, other, tmp_path)
     for name, tensor in got.items():
         assert torch.equal(tensor, wanted[name]), name
         torch.testing.assert_close(tensor, (ours(a)[name] + 2 * ours(b)[name]) / 3)
+
+
+TEXT = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "num_hidden_layers": 2, "head_dim": 8, "pad_token_id": 0,
+        "tie_word_embeddings": False}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+           "decoder_sparse_step": 1, "mlp_only_layers": []}  # fmt: skip
+CLIP = {"hidden_size": 12, "intermediate_size": 10, "num_attention_heads": 2,
+        "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}  # fmt: skip
+
+
+def transformers_config(kind: str) -> Any:
+    import transformers as t
+
+    if kind == "mixtral":
+        return t.MixtralConfig(**TEXT, num_local_experts=3)
+    if kind == "qwen3_moe":
+        return t.Qwen3MoeConfig(**{**TEXT, **EXPERTS})
+    text, vision = t.LlamaConfig(**TEXT), t.CLIPVisionConfig(**CLIP)
+    return t.LlavaConfig(text_config=text, vision_config=vision)
+
+
+def auto(kind: str) -> Any:
+    import transformers as t
+
+    is_text = kind in ("mixtral", "qwen3_moe")
+    return t.AutoModelForCausalLM if is_text else t.AutoModelForImageTextToText
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Callable[[str], Path]:
+    """Two models of a kind, each in the layout of the hub and in that of transformers' modules."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    folder = tmp_path_factory.mktemp("saved")
+
+    def save_both(kind: str) -> Path:
+        for seed, name in enumerate("ab"):
+            torch.manual_seed(seed)
+            model = auto(kind).from_config(transformers_config(kind))
+            model.save_pretrained(folder / kind / f"{name}-hub")
+            model.save_pretrained(folder / kind / f"{name}-own", save_original_format=False)
+        return folder / kind
+
+    return save_both
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "llava"])
+def test_what_transformers_writes_in_two_ways(kind, saved):
+    folder = saved(kind)
+    hub, own = (load_file(folder / f"a-{way}" / "model.safetensors") for way in ("hub", "own"))
+    assert hub.keys() != own.keys()
+    for donor, other in (("hub", "own"), ("own", "hub")):
+        recipe = RECIPES["ties"]
+        mixed = merged(folder, recipe, [f"a-{donor}", f"b-{other}"], f"mixed-{donor}")
+        same = merged(folder, recipe, [f"a-{donor}", f"b-{donor}"], f"same-{donor}")
+        assert mixed.keys() == (hub if donor == "hub" else own).keys()
+        for name, tensor in mixed.items():
+            assert torch.equal(tensor, same[name]), name
+        _, found = auto(kind).from_pretrained(folder / f"mixed-{donor}", output_loading_info=True)
+        assert {k: list(v) for k, v in found.items() if v} == {}
