@@ -93,18 +93,24 @@ class ModelReference:
         return text
 
 
+Renames = tuple[tuple[str, str], ...]
+"""(beginning of a tensor name or ``re:…``, what stands there instead), tried in order."""
+
+
 @dataclass(frozen=True)
 class Input:
     """One entry of ``models`` or one source of a slice.
 
     ``layer_range`` is [start, end), zero-based; an end of None means the model's last layer.
-    ``where`` is its place in the recipe (``slices[0].sources[1]``).
+    ``rename`` says what the model's tensors are called. ``where`` is its place in the recipe
+    (``slices[0].sources[1]``).
     """
 
     model: ModelReference
     layer_range: tuple[int, int | None] | None = None
     parameters: Settings = field(default_factory=dict)
     where: str = ""
+    rename: Renames = ()
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,16 @@ class Recipe:
                 found += [piece.base_model] if piece.base_model else []
                 found += [i.model for i in piece.inputs]
         return tuple(dict.fromkeys(found))
+
+    def inputs(self) -> tuple[Input, ...]:
+        """Every entry of ``models`` and every source of a slice, in order."""
+        pieces = [(m.inputs, *(piece.inputs for piece in m.slices)) for m in self.modules]
+        return tuple(entry for own in pieces for inputs in own for entry in inputs)
+
+    def rename_of(self, model: ModelReference) -> tuple[str, Renames]:
+        """Where and how the recipe renames a model's tensors; an empty rule for not at all."""
+        found = ((f"{i.where}.rename", i.rename) for i in self.inputs() if i.model == model)
+        return next((entry for entry in found if entry[1]), ("", ()))
 
     def lenders(self) -> tuple[ModelReference, ...]:
         """Models that are not merged, but lend a tokenizer, single rows or a chat template."""

@@ -78,7 +78,8 @@ def _plan_one(
             raise CheckpointError(problems.errors)
         problems.raise_errors(RecipeError)
         rows = read_rows(options.arch_file) if options.arch_file else ()
-        models = relate(opened, recipe.models()[0], rows)
+        models = relate(recipe, opened, rows, problems)
+        problems.raise_errors(RecipeError)
         check_rows(rows, [model.layout for model in models.by_reference.values()])
         return _plan(recipe, method, parts, models, options, chain, problems)
 

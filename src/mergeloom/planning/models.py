@@ -12,6 +12,7 @@ from mergeloom.checkpoint import StoredTensor, open_checkpoint, rearrange
 from mergeloom.errors import Problems
 from mergeloom.planning.plan import Options, Plan
 from mergeloom.planning.provenance import shard_header
+from mergeloom.planning.renaming import renamed
 from mergeloom.types import Checkpoint, ModelReference, Recipe, View
 
 
@@ -118,9 +119,14 @@ def _result(
 
 
 def relate(
-    opened: Mapping[ModelReference, Checkpoint], donor: ModelReference, rows: Rows = ()
+    recipe: Recipe,
+    opened: Mapping[ModelReference, Checkpoint],
+    rows: Rows,
+    problems: Problems,
 ) -> Models:
-    """Understand every checkpoint and align it with the donor's names."""
+    """Understand every checkpoint and align it with the names of the first, the donor."""
+    donor = recipe.models()[0]
+    opened = {r: renamed(checkpoint, r, recipe, problems) for r, checkpoint in opened.items()}
     layouts = {reference: _layout(checkpoint, rows) for reference, checkpoint in opened.items()}
     models = {
         reference: Model(opened[reference], layout, align(layouts[donor], layout))

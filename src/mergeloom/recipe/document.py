@@ -56,6 +56,7 @@ def read_document(
         checks.ignored(structure)
         recipe = _Builder(structure, settings, document, data).recipe()
         checks.model_parameters(structure, recipe)
+        checks.renames(recipe)
     # In the order of the file, which is how they will be mended.
     found.errors.sort(key=lambda problem: problem.line or 0)
     problems.errors += found.errors
@@ -140,6 +141,14 @@ class _Checks:
                 if piece.residual_weight is not None:
                     self.warn(f"{path}slices[{i}].residual_weight", "is ignored; no tool reads it")
 
+    def renames(self, recipe: Recipe) -> None:
+        """A model has one set of names in a merge."""
+        for entry in recipe.inputs():
+            where, rules = recipe.rename_of(entry.model)
+            if entry.rename and entry.rename != rules:
+                message = f"{entry.model} is renamed in another way at {where}; say it once"
+                self.error(f"{entry.where}.rename", message)
+
     def model_parameters(self, structure: RecipeFile, recipe: Recipe) -> None:
         """Settings by model must name models, and should name models of this recipe."""
         used = recipe.models()
@@ -205,7 +214,7 @@ class _Builder:
     def _inputs(self, models: list[Model], path: str) -> tuple[Input, ...]:
         places = [f"{path}models[{i}]" for i in range(len(models))]
         return tuple(
-            Input(entry.model, None, self._at(f"{here}.parameters"), here)
+            Input(entry.model, None, self._at(f"{here}.parameters"), here, entry.rename)
             for entry, here in zip(models, places, strict=True)
         )
 
@@ -217,7 +226,7 @@ class _Builder:
         for i, source in enumerate(piece.sources):
             place = f"{here}.sources[{i}]"
             parameters = self._at(f"{place}.parameters")
-            inputs.append(Input(source.model, source.layer_range, parameters, place))
+            inputs.append(Input(source.model, source.layer_range, parameters, place, source.rename))
         return Slice(tuple(inputs), piece.base_model, self._at(f"{here}.parameters"), here)
 
     def _model_parameters(self) -> dict[ModelReference, Settings]:

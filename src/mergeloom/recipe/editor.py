@@ -158,6 +158,10 @@ def _definitions(
                 {"type": "null"},
             ]
         },
+        "Renames": {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": ["string", "null"]},
+        },
         "Parameters": {
             "type": "object",
             "properties": {name: _parameter(p) for name, p in parameters.items()},

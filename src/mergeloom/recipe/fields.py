@@ -8,7 +8,7 @@ from typing import Any
 from mergeloom.recipe.references import parse_reference
 from mergeloom.recipe.settings import pattern_problem
 from mergeloom.recipe.words import kind_of, nearest_word, shown
-from mergeloom.types import ARITHMETIC_DTYPES, DTYPES, DTYPES_BY_TORCH_NAME, ModelReference
+from mergeloom.types import ARITHMETIC_DTYPES, DTYPES, DTYPES_BY_TORCH_NAME, ModelReference, Renames
 
 UNION_MODES = ("merge", "added_only", "vocab_only")
 TIES = ("keep", "force", "break")
@@ -158,6 +158,21 @@ def patterns(value: Any) -> tuple[str, ...]:
         if problem:
             raise FieldError(problem, place)
     return tuple(found)
+
+
+def renames(value: Any) -> Renames:
+    """A mapping from the beginning of a tensor name, or ``re:``, to what stands there instead."""
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise FieldError(f"a mapping from old to new names is wanted, not {kind_of(value)}")
+    for old, new in value.items():
+        if not isinstance(old, str) or not isinstance(new, str | None):
+            what = old if not isinstance(old, str) else new
+            raise FieldError(f"names are texts, not {kind_of(what)}", f".{old}")
+        if problem := pattern_problem(old):
+            raise FieldError(problem, f".{old}")
+    return tuple((old, new or "") for old, new in value.items())
 
 
 def token_source(value: Any) -> Any:

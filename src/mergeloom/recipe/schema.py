@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from mergeloom.recipe import fields
 from mergeloom.recipe.references import parse_reference
-from mergeloom.types import ModelReference
+from mergeloom.types import ModelReference, Renames
 
 SHARED = "x-shared-definition"
 
@@ -54,6 +54,7 @@ _read_range, _range_schema = _plain(fields.layer_range, _shared("LayerRange"))
 _read_source, _source_schema = _plain(fields.tokenizer_source, _shared("TokenizerSource"))
 _read_template, _template_schema = _plain(fields.chat_template, _shared("ChatTemplate"))
 _read_patterns, _patterns_schema = _plain(fields.patterns, _shared("Patterns"))
+_read_renames, _renames_schema = _plain(fields.renames, _shared("Renames"))
 _read_method, _method_schema = _plain(fields.method_name, _shared("Method"))
 _read_name, _name_schema = _plain(fields.document_name, {"type": "string", "minLength": 1})
 _read_token, _token_schema = _plain(fields.token_source, _shared("TokenSource"))
@@ -69,6 +70,12 @@ Reference = Annotated[ModelReference, _read_reference, _reference_schema]
 DTypeName = Annotated[str, _read_dtype, _dtype_schema]
 Range = Annotated[tuple[int, int | None], _read_range, _range_schema]
 Patterns = Annotated[tuple[str, ...], _read_patterns, _patterns_schema]
+Rename = Annotated[
+    Renames,
+    _read_renames,
+    _renames_schema,
+    Field(description="Beginnings of this model's tensor names, or re:..., and new ones."),
+]
 
 
 def _nullable(value: Any) -> Any:
@@ -104,6 +111,7 @@ class Model(Level):
 
     model: Annotated[Reference, Field(description="Folder, file or hub id of the model.")]
     parameters: Annotated[Parameters, Field(description=_PARAMETERS)] = {}
+    rename: Rename = ()
     layer_range: Annotated[Any, _ignored("Ignored here; use slices.")] = None
 
     @model_validator(mode="before")
@@ -120,6 +128,7 @@ class Source(Level):
         Range, Field(description="[start, end): counted from 0, the end is exclusive.")
     ]
     parameters: Annotated[Parameters, Field(description=_PARAMETERS)] = {}
+    rename: Rename = ()
 
     @model_validator(mode="before")
     @classmethod
