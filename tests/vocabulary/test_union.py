@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made import added, document, load, naive_ids, read, trained
+from made_tokenizers import added, document, load, naive_ids, read, trained
 
 from mergeloom.errors import RecipeError
 from mergeloom.vocabulary.tokenizer import FLAGS
@@ -234,7 +234,7 @@ def test_the_same_bytes_for_every_hash_seed():
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import hashlib, json\n"
-        "from made import load, read, trained\n"
+        "from made_tokenizers import load, read, trained\n"
         "from mergeloom.vocabulary.union import output_vocabulary\n"
         "from mergeloom.vocabulary.files import tokenizer_files\n"
         "inputs = [read(n, json.loads(t)) for n, t in zip('AB', json.load(sys.stdin))]\n"

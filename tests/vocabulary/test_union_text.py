@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from made import SPECIAL, TEXTS, corpus, load, read, trained
+from made_tokenizers import SPECIAL, TEXTS, corpus, load, read, trained
 
 from mergeloom.vocabulary.union import output_vocabulary
 
