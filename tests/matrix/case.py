@@ -7,7 +7,7 @@ shorter than the inputs of the tests, so that a layer of the wrong kind computes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Settings = Mapping[str, Any]
@@ -24,7 +24,8 @@ class Case:
         stacks: where its layers are in the module tree → the recipe's module whose slices rebuild
             them, None for the plain form of a recipe.
         refused: words of the error when its layers are stacked; the reason stands beside it.
-        drop: keys that older files of this type do not have; they leave config.json.
+        older: how files of an earlier transformers write the scope that describes the layers: key
+            → value, None for a key that they do not have.
     """
 
     cls: str
@@ -32,7 +33,11 @@ class Case:
     inputs: str = "text"
     stacks: Mapping[str, str | None] = field(default_factory=lambda: {"model.layers": None})
     refused: str = ""
-    drop: tuple[str, ...] = ()
+    older: Settings = field(default_factory=dict)
+
+    def as_older(self, **keys: Any) -> Case:
+        """The same model in a config.json of an earlier time."""
+        return replace(self, older=keys)
 
 
 IDS: Settings = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

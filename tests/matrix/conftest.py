@@ -1,8 +1,7 @@
-"""Two random siblings of every model type, written by transformers; see ``cases.py``."""
+"""The checkpoints of the matrix, one model type after the other; see ``case.py``."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,57 +26,42 @@ class Pair:
     models: tuple[Any, Any]
 
 
-def load(path: Path, case: Case) -> Any:
-    """The model transformers makes of a folder; nothing may be missing or left over."""
-    import transformers
-
-    cls = getattr(transformers, case.cls)
-    model, found = cls.from_pretrained(path, output_loading_info=True)
-    assert {key: sorted(value) for key, value in found.items() if value} == {}
-    return model.eval()
-
-
 @pytest.fixture(scope="session")
-def quiet_transformers() -> Any:
+def checkpoints() -> Iterator[Any]:
+    """The functions that need transformers; importing it takes seconds."""
     import transformers
 
-    torch.set_num_threads(1)  # such small models only wait for more
+    from matrix import checkpoints
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # such small models only wait for more
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    return transformers
+    yield checkpoints
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", params=CASES, ids=str)
 def pair(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    quiet_transformers: Any,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, checkpoints: Any
 ) -> Iterator[Pair]:
-    """Both tests of a type share it; the files go when the next type comes."""
+    """All tests of a type share it; the files go when the next type comes."""
     name, case = request.param, CASES[request.param]
-    cls = getattr(quiet_transformers, case.cls)
     folder = tmp_path_factory.mktemp(name)
-    torch.manual_seed(0)
-    model = cls(cls.config_class(**case.config))
-    for sibling in "AB":
-        randomise(model)
-        model.save_pretrained(folder / sibling)
-        forget(folder / sibling / "config.json", case.drop)
+    checkpoints.write_siblings(case, folder)
     a, b = folder / "A", folder / "B"
-    yield Pair(name, case, a, b, (load(a, case), load(b, case)))
+    models = tuple(complete(checkpoints, path, case) for path in (a, b))
+    yield Pair(name, case, a, b, models)
     shutil.rmtree(folder)
 
 
-def randomise(model: Any) -> None:
-    """No two tensors alike: classes fill norms with ones and biases with zeros."""
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point():
-                tensor.add_(torch.randn(tensor.shape) * 0.1)
+@pytest.fixture
+def loaded(checkpoints: Any, pair: Pair) -> Any:
+    """Loads a folder as the pair's class; nothing may be missing or left over."""
+    return lambda path: complete(checkpoints, path, pair.case)
 
 
-def forget(path: Path, keys: tuple[str, ...]) -> None:
-    if keys:
-        config = json.loads(path.read_text())
-        path.write_text(json.dumps({k: v for k, v in config.items() if k not in keys}, indent=2))
+def complete(checkpoints: Any, path: Path, case: Case) -> Any:
+    model, found = checkpoints.load(path, case)
+    assert found == {}
+    return model

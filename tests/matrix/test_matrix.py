@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 import mergeloom
-from matrix.conftest import Pair, load
+from matrix.conftest import Pair
 from matrix.inputs import make_inputs
 from matrix.reference import answers, average, layer_lists, owner_config, put_together, traits
 
 SHARE = 0.6
+Loader = Callable[[Path], Any]
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -35,7 +36,9 @@ def close(got: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -
         assert apart < 1e-4, f"{name} differs by {apart:.1e} of its largest value"
 
 
-def test_a_linear_merge_is_the_average_of_the_whole_models(pair: Pair, tmp_path: Path) -> None:
+def test_a_linear_merge_is_the_average_of_the_whole_models(
+    pair: Pair, loaded: Loader, tmp_path: Path
+) -> None:
     inputs = [{"model": str(pair.a), "parameters": {"weight": 1 - SHARE}},
               {"model": str(pair.b), "parameters": {"weight": SHARE}}]  # fmt: skip
     out = mergeloom.merge({"merge_method": "linear", "models": inputs}, tmp_path / "out").out
@@ -50,7 +53,7 @@ def test_a_linear_merge_is_the_average_of_the_whole_models(pair: Pair, tmp_path:
         (pair.a / "config.json").read_text()
     )
 
-    model, given = load(out, pair.case), make_inputs(pair.case.inputs)
+    model, given = loaded(out), make_inputs(pair.case.inputs)
     expected = average(*pair.models, SHARE)
     got = answers(model, given)
     assert all(torch.isfinite(value).all() for value in got.values())
@@ -59,13 +62,15 @@ def test_a_linear_merge_is_the_average_of_the_whole_models(pair: Pair, tmp_path:
     assert all(not torch.allclose(got[name], value, atol=1e-3) for name, value in first.items())
 
 
-def test_a_stack_is_the_model_put_together_by_hand(pair: Pair, tmp_path: Path) -> None:
+def test_a_stack_is_the_model_put_together_by_hand(
+    pair: Pair, loaded: Loader, tmp_path: Path
+) -> None:
     """Every stack of the model in turn: layers 0 and 1 of one sibling, all but 0 of the other."""
     for stack, module in pair.case.stacks.items():
-        check_stack(pair, stack, module, tmp_path / stack)
+        check_stack(pair, loaded, stack, module, tmp_path / stack)
 
 
-def check_stack(pair: Pair, stack: str, module: str | None, folder: Path) -> None:
+def check_stack(pair: Pair, loaded: Loader, stack: str, module: str | None, folder: Path) -> None:
     a, b = pair.models
     length = len(a.get_submodule(stack))
     slices = [{"sources": [{"model": str(pair.a), "layer_range": [0, 2]}]},
@@ -78,7 +83,7 @@ def check_stack(pair: Pair, stack: str, module: str | None, folder: Path) -> Non
         with pytest.raises(mergeloom.MergeloomError, match=pair.case.refused):
             mergeloom.merge(recipe, folder)
         return
-    made = load(mergeloom.merge(recipe, folder).out, pair.case)
+    made = loaded(mergeloom.merge(recipe, folder).out)
     layers = [*a.get_submodule(stack)[:2], *b.get_submodule(stack)[1:]]
     assert [traits(layer) for layer in made.get_submodule(stack)] == [traits(x) for x in layers]
     selection = [0, 1, *range(1, length)]
