@@ -18,6 +18,19 @@ def test_lists_that_speak_of_something_else_stay_however_long_they_are():
     assert {key: got[key] for key in config} == config
 
 
+def test_layers_with_experts_that_a_class_derives_are_written_out():
+    """Llama 4 as on the hub: experts in every second layer by a step, an empty list of flags."""
+    shapes: Shapes = text("model", 4, {"self_attn.q_proj.weight": (H, H)})
+    for i in range(4):
+        kind = "experts.gate_up_proj" if i % 2 else "up_proj.weight"
+        shapes[f"model.layers.{i}.feed_forward.{kind}"] = (H, H)
+    config = {"model_type": "llama4_text", "num_hidden_layers": 4, "vocab_size": 16,
+              "interleave_moe_layer_step": 2, "no_rope_layers": []}  # fmt: skip
+    got = stacked(shapes, config, (0, 2), (1, 4)).config
+    assert got["moe_layers"] == [1, 2, 4]
+    assert got["no_rope_layers"] == [1, 1, 1, 1, 0]
+
+
 def test_no_list_of_text_layers_is_written_for_a_tower_of_that_name():
     shapes = {**text("model.language_model", 3), **layers("model.visual.blocks", 4, VISION)}
     tower = {"model_type": "qwen3_5", "depth": 4, "patch_size": 4}

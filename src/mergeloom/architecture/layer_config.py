@@ -52,8 +52,10 @@ def select_layers(
     for key, derive in _derived_lists(scope).items():
         per_layer = [derive(source, index) for source, index in selection]
         # No list is needed where the class derives the right one from the new positions.
-        if key not in scope and per_layer != [derive(scope, j) for j in range(len(selection))]:
-            scope[key] = [derive(scope, i) for i in range(old)]
+        if not _is_written(scope, key, derive) and per_layer != [
+            derive(scope, j) for j in range(len(selection))
+        ]:
+            scope[key] = _written_out(derive, scope, old)
     paired = paired_lists(scope, stack, keep)
     for key, value in list(scope.items()):
         if (*stack.count_key[:-1], key) in others:
@@ -95,11 +97,11 @@ def first_positions(indices: Sequence[int], order: Sequence[int]) -> list[int]:
 
 def layer_labels(scope: Scope, length: int) -> list[tuple[tuple[str, str], ...]]:
     """For every layer what its config's per-layer lists, written or derived, say about it."""
-    derived = {
-        key: [derive(scope, i) for i in range(length)]
-        for key, derive in _derived_lists(scope).items()
-    }
-    columns = [(key, _column(key, value, length)) for key, value in {**derived, **scope}.items()]
+    lists = _derived_lists(scope)
+    derived = {key: [derive(scope, i) for i in range(length)] for key, derive in lists.items()}
+    written = {key: value for key, value in scope.items()
+               if key not in derived or _is_written(scope, key, lists[key])}  # fmt: skip
+    columns = [(key, _column(key, value, length)) for key, value in {**derived, **written}.items()]
     return [
         tuple((key, str(column[i])) for key, column in columns if column is not None)
         for i in range(length)
@@ -164,11 +166,11 @@ def _is_index_list(key: str, value: list[Any], old: int) -> bool:
 
 def _of(source: Scope, key: str) -> Any:
     """The source's own list, materialised if its class would derive one."""
-    if key in source:
-        return source[key]
     derive = _derived_lists(source).get(key)
+    if derive is None or _is_written(source, key, derive):
+        return source.get(key)
     length = next((source[k] for k in ("num_hidden_layers", "n_layer") if k in source), 0)
-    return [derive(source, i) for i in range(length)] if derive else None
+    return _written_out(derive, source, length)
 
 
 def _pick(theirs: Any, fallback: Any, index: int) -> Any:
@@ -179,6 +181,21 @@ def _pick(theirs: Any, fallback: Any, index: int) -> Any:
 # --- patterns that a class derives from scalars when the list is not written -------------------
 
 Derive = Callable[[Scope, int], Any]
+"""(scope, layer) → its entry; true or false where the list holds the numbers of the true ones."""
+
+
+def _written_out(derive: Derive, scope: Scope, length: int) -> list[Any]:
+    """The list as config.json has it."""
+    entries = [derive(scope, i) for i in range(length)]
+    if all(isinstance(entry, bool) for entry in entries):
+        return [i for i, entry in enumerate(entries) if entry]
+    return entries
+
+
+def _is_written(scope: Scope, key: str, derive: Derive) -> bool:
+    """Whether a list is there; an empty one only says something if it holds layer numbers."""
+    value = scope.get(key)
+    return value is not None and (value != [] or isinstance(derive(scope, 0), bool))
 
 
 def _every(period: Scope, key: str, default: int, index: int) -> bool:
@@ -204,6 +221,10 @@ def _rope_flag(scope: Scope, index: int) -> int:
     return 0 if _every(scope, "no_rope_layer_interval", 4, index) else 1
 
 
+def _has_experts(scope: Scope, index: int) -> bool:
+    return _every(scope, "interleave_moe_layer_step", 1, index)
+
+
 _LAYER_TYPES: Mapping[str, Derive] = {
     "gemma2": _sliding_except_every("", 2),
     "gpt_oss": _sliding_except_every("", 2),
@@ -217,7 +238,10 @@ _LAYER_TYPES: Mapping[str, Derive] = {
     "qwen3_next": _linear_except_every,
     "qwen3_5": _linear_except_every,
 }
-_NO_ROPE = ("llama4", "smollm3")
+_OTHER_LISTS: Mapping[str, Mapping[str, Derive]] = {
+    "llama4": {"no_rope_layers": _rope_flag, "moe_layers": _has_experts},
+    "smollm3": {"no_rope_layers": _rope_flag},
+}
 
 
 def _derived_lists(scope: Scope) -> Mapping[str, Derive]:
@@ -225,8 +249,9 @@ def _derived_lists(scope: Scope) -> Mapping[str, Derive]:
     model_type = str(scope.get("model_type", ""))
     if "patch_size" in scope:  # the tower of a vision model of that name
         return {}
-    if model_type.startswith(_NO_ROPE):
-        return {"no_rope_layers": _rope_flag}
+    for known, lists in _OTHER_LISTS.items():
+        if model_type == known or model_type.startswith(f"{known}_"):
+            return lists
     for known in sorted(_LAYER_TYPES, key=len, reverse=True):
         if model_type == known or model_type.startswith(f"{known}_"):
             return {"layer_types": _LAYER_TYPES[known]}
