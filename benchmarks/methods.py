@@ -120,7 +120,7 @@ def sizes(arguments: argparse.Namespace) -> None:
     cases = [(size, USUAL) for size in steps]
     cases += [(steps[-1], count) for count in MODEL_STEPS if count != USUAL]
     names = arguments.methods or GROWING
-    if wrong := [name for name in names if name not in KINDS]:
+    if wrong := [name for name in names if name not in KINDS or KINDS[name].most == 1]:
         raise SystemExit(f"{', '.join(wrong)}: the number of models cannot be chosen")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for size, count in cases:

@@ -43,9 +43,9 @@ def costs() -> Iterator[str]:
     if grown := measured("sizes"):
         yield from ("", "### How it grows", "")
         yield (
-            f"{_where(grown)} Nanoseconds of the engine for each input element, that is for each "
-            "parameter of each model, the base included: a row of equal numbers is a cost that "
-            "grows as the parameters and as the models do."
+            f"{_where(grown, 'models of up to')} Nanoseconds of the engine for each input "
+            "element, that is for each parameter of each model, the base included: a row of equal "
+            "numbers is a cost that grows as the parameters and as the models do."
         )
         yield from ("", *_growth(grown["measured"]))
 
@@ -75,17 +75,17 @@ def cost_of(method: Method, usual: int, least: int) -> Iterator[str]:
     if peer:
         words.append(f"mergekit's process took {peer['wall'] / ours['wall']:.1f} times as long")
     text = "; ".join(words)
-    yield f"{_where(found)} {text[0].upper()}{text[1:]}."
+    yield from ("", f"{_where(found)} {text[0].upper()}{text[1:]}.")
 
 
-def _where(found: dict[str, Any]) -> str:
+def _where(found: dict[str, Any], size: str = "models of") -> str:
     """On which models, when and with what."""
     settings, machine = found["settings"], found["machine"]
     peer = (machine["peer"] or {}).get("mergekit")
     beside = f" beside mergekit {peer}" if peer else ""
     return (
         f"Measured {machine['date'][:10]} with mergeloom {machine['ours']['mergeloom']}{beside} on "
-        f"{machine['cores']} cores, bfloat16 models of up to {settings['size']} parameters, "
+        f"{machine['cores']} cores, bfloat16 {size} {settings['size']} parameters, "
         f"{settings['cache']} page cache."
     )
 

@@ -228,6 +228,10 @@ def test_explain_tells_all_of_a_method_and_its_recipe_loads(name):
     assert done.out.startswith(f"{name} ({declared.title})\n")
     for text in (declared.summary, declared.use, declared.reference):
         assert text in done.out
+    said = " ".join(done.out.split())
+    for text in (declared.formula_text, declared.differs):
+        assert text.strip()
+        assert " ".join(text.split()) in said
     for parameter in declared.parameters:
         assert f"\n  {parameter.name}: {parameter.kind}" in done.out
         assert parameter.help in done.out
