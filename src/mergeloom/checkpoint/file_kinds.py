@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-"""Files that can be read. Everything but ``.safetensors`` is a torch pickle."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
+"""Files that can be read. Everything but ``.safetensors`` and ``.gguf`` is a torch pickle."""
 
 FOREIGN = {
-    ".gguf": "GGUF",
     ".ggml": "GGML",
     ".h5": "Keras HDF5",
     ".keras": "Keras",

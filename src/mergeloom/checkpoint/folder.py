@@ -19,6 +19,7 @@ from mergeloom.checkpoint.file_kinds import (
 from mergeloom.checkpoint.report import Report, listing
 
 _SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+_GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _SHARD = re.compile(r"(?P<stem>.+)-\d{3,}-of-\d{3,}\.(?P<suffix>safetensors|bin)")
 _AGAIN = "Download what is missing, or remove the index"
 
@@ -43,7 +44,7 @@ def choose_weights(root: Path, names: Set[str], shown: str, report: Report) -> W
 
     The order is: ``model.safetensors`` before its index, because transformers loads it first;
     then the diffusers name and any other index of safetensors; then ``pytorch_model.bin`` or its
-    index; then the only weight file there is, a safetensors file before a pickle.
+    index; then the only weight file there is: safetensors before a pickle before GGUF.
 
     Args:
         root: where index files and ``adapter_config.json`` can be read.
@@ -67,6 +68,8 @@ def choose_weights(root: Path, names: Set[str], shown: str, report: Report) -> W
     chosen = chosen or _only_file(root, names, shown, report)
     if not chosen:
         return None
+    if chosen.endswith(".gguf"):
+        return Weights(tuple(_parts(chosen, names)))
     return _indexed(root, names, chosen, shown, report) if _is_index(chosen) else Weights((chosen,))
 
 
@@ -107,6 +110,7 @@ def _only_file(root: Path, names: Set[str], shown: str, report: Report) -> str |
     """The only weight file without an index, or None with the reason reported."""
     top = [n for n in sorted(names) if "/" not in n and not is_training_state(n)]
     found = [n for n in top if n.endswith(WEIGHT_SUFFIXES) and not is_adapter(n)]
+    found = [n for n in found if not n.endswith(".gguf")] or _gguf_models(found)
     own = [n for n in found if not n.startswith("consolidated")]
     found = own or found
     safe = [n for n in found if n.endswith(".safetensors")]
@@ -130,6 +134,24 @@ def _only_file(root: Path, names: Set[str], shown: str, report: Report) -> str |
         return None
     _no_weights(root, names, top, shown, report)
     return None
+
+
+def _gguf_models(found: list[str]) -> list[str]:
+    """GGUF files that are models: not projectors of images, of a split one the first part."""
+    parts = {n: part for n in found if (part := _GGUF_PART.fullmatch(n))}
+    return [
+        n for n in found
+        if not n.startswith("mmproj") and (n not in parts or int(parts[n]["number"]) == 1)
+    ]  # fmt: skip
+
+
+def _parts(first: str, names: Set[str]) -> list[str]:
+    """All parts of a split GGUF model that are there, or the one file."""
+    part = _GGUF_PART.fullmatch(first)
+    if not part:
+        return [first]
+    same = re.compile(re.escape(part["stem"]) + r"-\d{5}-of-" + part["count"] + r"\.gguf")
+    return sorted(n for n in names if same.fullmatch(n))
 
 
 def _no_weights(root: Path, names: Set[str], top: list[str], shown: str, report: Report) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mergeloom.checkpoint.file_kinds import module_folders, side_files
-from mergeloom.checkpoint.folder import choose_weights
+from mergeloom.checkpoint.folder import Weights, choose_weights
 from mergeloom.checkpoint.locate import HubModel, nearest_local
-from mergeloom.checkpoint.open import open_folder, read_config
+from mergeloom.checkpoint.open import open_folder, read_config, with_gguf
 from mergeloom.checkpoint.quantized import dequantized, states
 from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.safetensors_header import header_length, parse_header
@@ -145,6 +146,35 @@ class _Repository:
         # A pickle's header is spread over the file: it has to be here. Those of safetensors are
         # asked for all at once.
         self._download([file for file in weights.files if not file.endswith(".safetensors")])
+        bare = Checkpoint(
+            label=shown,
+            root=self._root,
+            tensors={},
+            config=config,
+            side_files=beside,
+            revision=self._commit,
+            is_local=False,
+        )
+        if weights.files[0].endswith(".gguf"):
+            made = with_gguf(bare, self._root / weights.files[0], self._reference, report)
+            return made if len(report.problems.errors) == errors else None
+        tensors = self._tensors(weights, shown, report)
+        if tensors is not None:
+            tensors = dequantized(tensors, config, shown, report)
+        if tensors is None or len(report.problems.errors) > errors:
+            return None
+        return replace(
+            bare,
+            tensors=tensors,
+            fetch={
+                self._root / file: (self._repo, self._commit, file)
+                for file in weights.files
+                if not (self._root / file).exists()
+            },
+        )
+
+    def _tensors(self, weights: Weights, shown: str, report: Report) -> dict[str, View] | None:
+        """The stored tensors of all files; None after a mistake."""
         with ThreadPoolExecutor(_WORKERS) as pool:
             jobs = {f: pool.submit(self._header, f, f"{shown}/{f}") for f in weights.files}
             headers = {file: job.result() for file, job in jobs.items()}
@@ -158,27 +188,10 @@ class _Repository:
             return tensors
 
         tensors = read_weights(weights, shown, report, read)
-        if tensors is not None:
-            # What these say is needed for a plan: the files have to be here.
-            files = {path.name for name in states(tensors) for path in tensors[name].files}
-            self._download(sorted(f for f in weights.files if f.rpartition("/")[2] in files))
-            tensors = dequantized(tensors, config, shown, report)
-        if tensors is None or len(report.problems.errors) > errors:
-            return None
-        return Checkpoint(
-            label=shown,
-            root=self._root,
-            tensors=tensors,
-            config=config,
-            side_files=beside,
-            revision=self._commit,
-            is_local=False,
-            fetch={
-                self._root / file: (self._repo, self._commit, file)
-                for file in weights.files
-                if not (self._root / file).exists()
-            },
-        )
+        # What these say is needed for a plan: their files have to be here.
+        said = {path for name in states(tensors or {}) for path in (tensors or {})[name].files}
+        self._download([file for file in weights.files if self._root / file in said])
+        return tensors
 
     def _header(self, file: str, shown: str) -> tuple[Mapping[str, View] | None, Problems]:
         """The tensors of one weight file, with the mistakes in it kept apart for this thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,18 @@ def open_folder(
     weights = choose_weights(root, names, shown, report)
     if weights is None:
         return None
+    bare = Checkpoint(
+        label=str(reference),
+        root=root,
+        tensors={},
+        config=config,
+        side_files=side_files(names, module_folders(root)),
+        revision=revision,
+        is_local=revision is None,
+    )
+    if weights.files[0].endswith(".gguf"):
+        made = with_gguf(bare, root / weights.files[0], reference, report)
+        return made if len(report.problems.errors) == errors else None
     tensors = read_weights(
         weights, shown, report, lambda name, title, to: read_file(root / name, title, to)
     )
@@ -77,14 +90,31 @@ def open_folder(
         tensors = dequantized(tensors, config, shown, report)
     if tensors is None or len(report.problems.errors) > errors:
         return None
-    return Checkpoint(
-        label=str(reference),
-        root=root,
-        tensors=tensors,
-        config=config,
-        side_files=side_files(names, module_folders(root)),
-        revision=revision,
-        is_local=revision is None,
+    return replace(bare, tensors=tensors)
+
+
+def with_gguf(
+    checkpoint: Checkpoint, path: Path, reference: ModelReference, report: Report
+) -> Checkpoint | None:
+    """A checkpoint with the tensors of a GGUF file, and what else it lacks made from the file."""
+    from mergeloom.checkpoint.gguf_file import open_gguf
+
+    shown = (
+        checkpoint.label
+        if checkpoint.label.endswith(".gguf")
+        else (f"{checkpoint.label}/{path.name}")
+    )
+    has_tokenizer = "tokenizer.json" in checkpoint.side_files
+    model = open_gguf(path, shown, report, with_tokenizer=not has_tokenizer)
+    if model is None:
+        return None
+    texts = {n: text for n, text in model.texts.items() if n not in checkpoint.side_files}
+    return replace(
+        checkpoint,
+        tensors=model.tensors,
+        config=checkpoint.config or _overridden(model.config, reference),
+        side_files=tuple(sorted([*checkpoint.side_files, *texts])),
+        texts=texts,
     )
 
 
@@ -95,7 +125,11 @@ def read_config(
     if "config.json" not in names:
         return None
     config = read_json(root / "config.json", f"{shown}/config.json", report)
-    if config is None or reference.override_architecture is None:
+    return None if config is None else _overridden(config, reference)
+
+
+def _overridden(config: Mapping[str, Any], reference: ModelReference) -> Mapping[str, Any]:
+    if reference.override_architecture is None:
         return config
     return {**config, "architectures": [reference.override_architecture]}
 
@@ -112,6 +146,9 @@ def _open_file(reference: ModelReference, path: Path, report: Report) -> Checkpo
             f"Name the model's folder: {path.parent}",
         )
         return None
+    if path.name.lower().endswith(".gguf"):
+        bare = Checkpoint(label=shown, root=path.parent, tensors={})
+        return with_gguf(bare, path, reference, report)
     tensors = read_file(path, shown, report)
     if tensors is None:
         return None
