@@ -95,10 +95,10 @@ INDEX = "model.safetensors.index.json"
 WRONG = {
     "empty": ({}, "m has no weights: it is empty"),
     "no weights": ({"config.json": b"{}"}, "m has no weights. It has config.json"),
-    "gguf": (
-        {"m.Q4.gguf": b"GGUF", "tokenizer.json": b"{}"},
-        "m has its weights only as m.Q4.gguf. GGUF is not read: convert it to safetensors with "
-        "transformers",
+    "foreign": (
+        {"m.msgpack": b"GGUF", "tokenizer.json": b"{}"},
+        "m has its weights only as m.msgpack. Flax msgpack is not read: convert it to safetensors "
+        "with transformers",
     ),
     "subfolders": (
         {"unet/a.safetensors": ["a"], "vae/a.bin": ["a"], "model_index.json": b"{}"},
@@ -242,11 +242,11 @@ def test_a_single_file_has_no_config_and_no_side_files(model):
         assert (checkpoint.config, checkpoint.side_files) == (None, ())
         assert (checkpoint.label, checkpoint.is_local) == (name, True)
     assert refused("m/config.json") == (
-        "config.json is not a weight file (.safetensors, .bin, .pt, .pth, .ckpt). Name the "
-        "model's folder: m"
+        "config.json is not a weight file (.safetensors, .bin, .pt, .pth, .ckpt, .gguf). Name "
+        "the model's folder: m"
     )
-    put(model, {"x.gguf": b"GGUF"})
-    assert refused("m/x.gguf") == "x.gguf is a GGUF file: convert it to safetensors first"
+    put(model, {"x.onnx": b"GGUF"})
+    assert refused("m/x.onnx") == "x.onnx is a ONNX file: convert it to safetensors first"
 
 
 def test_a_cached_snapshot_of_links_is_a_folder_like_others(model, tmp_path):

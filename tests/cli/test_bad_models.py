@@ -147,10 +147,10 @@ FOLDERS = {
         lambda x: pickled(x, {"lr": 1}, "training_args.bin"),
         "./X has no weights. It has training_args.bin",
     ),
-    "gguf": (
-        lambda x: files(x, "notes.txt", "m.Q4_K_M.gguf"),
-        "./X has its weights only as m.Q4_K_M.gguf. "
-        "GGUF is not read: convert it to safetensors with transformers",
+    "foreign": (
+        lambda x: files(x, "notes.txt", "m.h5"),
+        "./X has its weights only as m.h5. "
+        "Keras HDF5 is not read: convert it to safetensors with transformers",
     ),
     "in a subfolder": (
         lambda x: files(x, "notes.txt", "checkpoint-5/model.safetensors"),
@@ -218,10 +218,11 @@ SINGLE = {
         "./X/training_args.bin holds no tensors by name, where a state dict was expected"
     ),
     "config.json": (
-        "./X/config.json is not a weight file (.safetensors, .bin, .pt, .pth, .ckpt). "
+        "./X/config.json is not a weight file (.safetensors, .bin, .pt, .pth, .ckpt, .gguf). "
         "Name the model's folder: X"
     ),
-    "m.gguf": "./X/m.gguf is a GGUF file: convert it to safetensors first",
+    "m.gguf": "./X/m.gguf is a GGUF file of version 774778414; versions 2 and 3 are read. It is "
+    "damaged: download it again",
 }
 
 
