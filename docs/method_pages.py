@@ -11,6 +11,15 @@ from mergeloom.cli.explain import SYMBOLS
 from mergeloom.methods import METHODS, Arguments, Method, Parameter, passes
 
 NOTICE = "<!-- Written by docs/generate.py: make docs -->"
+FAMILIES = {
+    "sums": "Sums",
+    "spherical": "Arcs between two models",
+    "geometric": "Means and angles of several models",
+    "sparse": "Task vectors, thinned out",
+    "overlap": "Counting who changed an element",
+    "selective": "Choosing elements",
+}
+"""The module of a method → the heading it is listed under."""
 BASELINES = ("linear", "task_arithmetic")
 UNCERTAIN = 0.02
 """How far two shares of solved problems may be apart by chance alone."""
@@ -86,17 +95,16 @@ def _overview() -> Iterator[str]:
         "fewest parameters and are hard to beat: [quality.md](quality.md) has every method on the "
         "same two models."
     )
-    yield from (
-        "",
-        "| method | what it does | base model | models | reads |",
-        "|---|---|---|---|---|",
-    )
-    for method in METHODS.values():
-        first = method.summary.partition(". ")[0].rstrip(".")
-        yield (
-            f"| [{method.name}](methods/{method.name}.md) | {first} | {method.base} | "
-            f"{_count(method)} | {times(passes(method.formula(_arguments(method))))} |"
-        )
+    for module, heading in FAMILIES.items():
+        yield from ("", f"## {heading}", "")
+        yield from ("| method | what it does | base | models | reads |", "|---|---|---|---|---|")
+        for method in METHODS.values():
+            if method.formula.__module__.rpartition(".")[2] == module:
+                first = method.summary.partition(". ")[0].rstrip(".")
+                yield (
+                    f"| [{method.name}](methods/{method.name}.md) | {first} | {method.base} | "
+                    f"{_count(method)} | {times(passes(method.formula(_arguments(method))))} |"
+                )
     yield ""
     yield (
         "*models* counts the inputs besides the base; *reads* is how often all inputs are read, "
@@ -107,7 +115,7 @@ def _overview() -> Iterator[str]:
         "All arithmetic is float32 (float64 for float64 models) with one rounding at the end; sums "
         "over a whole tensor are float64. mergekit 0.1.5 computes most methods in the models' own "
         "precision, so bfloat16 results differ in the last digits: [parity.md](parity.md) counts "
-        "them. Integer tensors are copied from the base. `int8_mask` is accepted and has no effect."
+        "them. Integer tensors are copied, from the base if there is one. `int8_mask` is accepted and has no effect."
     )
 
 

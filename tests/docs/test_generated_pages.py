@@ -35,6 +35,7 @@ def test_a_page_says_all_that_is_known_of_its_method(name: str) -> None:
     page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
     method = METHODS[name]
     assert method.formula_text.strip()
+    assert f"(methods/{name}.md)" in (DOCS / "methods.md").read_text(encoding="utf-8")
     for text in (method.summary, method.use, method.formula_text, method.example, method.differs):
         assert text.strip() in page
     assert "## On the demo's models" in page, "run make bench-quality"

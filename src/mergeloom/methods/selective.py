@@ -55,7 +55,7 @@ parameters: {select_topk: 0.5}
 dtype: bfloat16
 """,
     differs="mergekit gives all models the same weight where their energies add up to less than "
-    "1e-6, which is most tensors of a usual fine-tune; the method's reference does not, nor do we. "
+    "1e-6, as in many tensors of a usual fine-tune; the method's reference does not, nor do we. "
     "The reference selects only to compute the weights; mergekit and we also drop what is not "
     "selected.",
 )  # fmt: skip

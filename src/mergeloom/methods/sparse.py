@@ -71,7 +71,7 @@ DELLA_DIFFERS = (
 )
 CRUMBS_DIFFERS = (
     "As in mergekit 0.1.5; before it, tensors with gamma·n below 1 were left to the base. The "
-    "paper ranks the elements of each row, mergekit and we those of the whole tensor."
+    "authors' code ranks the elements of each row, mergekit and we those of the whole tensor."
 )
 
 TABLE = (
