@@ -115,7 +115,8 @@ def _overview() -> Iterator[str]:
         "All arithmetic is float32 (float64 for float64 models) with one rounding at the end; sums "
         "over a whole tensor are float64. mergekit 0.1.5 computes most methods in the models' own "
         "precision, so bfloat16 results differ in the last digits: [parity.md](parity.md) counts "
-        "them. Integer tensors are copied, from the base if there is one. `int8_mask` is accepted and has no effect."
+        "them. Integer tensors are copied, from the base if there is one. `int8_mask` is accepted "
+        "and has no effect."
     )
 
 
