@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -157,6 +157,10 @@ class TokenSetting:
     special: bool = False
 
 
+Missing = Literal["peers", "subword", "mean", "zero"]
+"""What a model that lacks a token gets for its row; see ``vocabulary.rows``."""
+
+
 @dataclass(frozen=True)
 class TokenizerSettings:
     """``tokenizer:`` or ``tokenizer_source:``. ``source`` is ``union``, ``base`` or a model.
@@ -168,7 +172,7 @@ class TokenizerSettings:
     tokens: Mapping[str, TokenSetting] = field(default_factory=dict)
     pad_to_multiple_of: int | None = None
     union_mode: str | None = None
-    missing: str | None = None
+    missing: Missing | None = None
     where: str = "tokenizer"
 
 

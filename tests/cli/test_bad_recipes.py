@@ -11,7 +11,7 @@ from .program import merge, mistakes, refused, run
 
 KEYS = (
     "merge_method, models, slices, modules, base_model, parameters, input_model_parameters, dtype, "
-    "out_dtype, tokenizer_source, tokenizer, chat_template, name, include, exclude"
+    "out_dtype, tokenizer_source, tokenizer, chat_template, tie, name, include, exclude"
 )
 GOOD = linear("./A", "./B")
 SHAPE_10 = """\
@@ -245,25 +245,14 @@ RECIPES = {
         "./A [0,2] = 2, ./B [0,3] = 3"
     ],
     # tokenizers
-    GOOD
-    + "tokenizer:\n  source: base\n  tokens: {x: {source: ./A}}\n  pad_to_multiple_of: 64\n"
-    + "chat_template: alpaca\n": [
-        f"{key}: is not in this version yet. "
-        "Remove it; the donor's tokenizer and chat template are copied unchanged."
-        for key in (
-            "tokenizer.tokens (line 7)",
-            "tokenizer.pad_to_multiple_of (line 8)",
-            "chat_template (line 9)",
-        )
-    ],
     GOOD + "tokenizer_source: ./base\n": [
-        "tokenizer_source (line 5): ./base is not a model of this merge. "
-        "Building a common vocabulary is not in this version yet."
-    ],
-    GOOD + "tokenizer_source: union\n": [
-        f"tokenizer_source (line 5): ./{name} has no tokenizer.json, so its vocabulary cannot be "
-        "compared. Remove the tokenizer setting to copy the donor's tokenizer files."
-        for name in "AB"
+        f"{where}: ./{name} has no tokenizer files, so its rows cannot be matched with tokens. "
+        "Put its tokenizer into its folder, or remove the tokenizer setting."
+        for where, name in (
+            ("models[0] (line 3)", "A"),
+            ("models[1] (line 4)", "B"),
+            ("tokenizer_source (line 5)", "base"),
+        )
     ],
 }
 

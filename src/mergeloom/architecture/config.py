@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from mergeloom.architecture.stacks import family
 from mergeloom.types import DTYPES
 
 TIE = "tie_word_embeddings"
@@ -38,6 +39,25 @@ def with_values(config: Mapping[str, Any], keys: tuple[str, ...], value: Any) ->
     result = copy.deepcopy(dict(config))
     _set_everywhere(result, keys, value)
     return result
+
+
+def with_vocabulary(config: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:
+    """Vocabulary sizes of the text model replaced: old number of rows → new number of rows.
+
+    Vision and audio scopes have vocabularies of their own and stay, as does every size that is
+    not among the old ones.
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(config))
+    _set_sizes(result, sizes)
+    return result
+
+
+def _set_sizes(scope: dict[str, Any], sizes: Mapping[int, int]) -> None:
+    for key, old in scope.items():
+        if isinstance(old, dict) and family(key) == "text":
+            _set_sizes(old, sizes)
+        elif "vocab" in key and isinstance(old, int) and not isinstance(old, bool) and old in sizes:
+            scope[key] = sizes[old]
 
 
 def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mergeloom.checkpoint.fingerprint import fingerprint, identity
+from mergeloom.checkpoint.fingerprint import alike, fingerprint, identity
 from mergeloom.checkpoint.open import open_checkpoint
 from mergeloom.checkpoint.open_files import close_files
 from mergeloom.checkpoint.rearranged import rearrange
@@ -18,6 +18,7 @@ __all__ = [
     "RowsOf",
     "StoredTensor",
     "StridedTensor",
+    "alike",
     "close_files",
     "fetch",
     "fingerprint",

@@ -6,9 +6,11 @@ import hashlib
 import os
 from pathlib import Path
 
+from mergeloom.checkpoint.open_files import read_into
+from mergeloom.checkpoint.views import StoredTensor
 from mergeloom.checkpoint.weights import relative
 from mergeloom.errors import CheckpointError
-from mergeloom.types import Checkpoint
+from mergeloom.types import Checkpoint, View, nbytes
 
 _SAMPLES, _SAMPLE = 64, 4096
 _LONGEST_HEADER = 2**28
@@ -78,3 +80,25 @@ def identity(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
         found[relative(path, checkpoint.root)] = (status.st_size, status.st_mtime_ns)
     return dict(sorted(found.items()))
+
+
+def alike(one: View, other: View) -> bool:
+    """Whether two stored tensors are of one dtype and shape and equal wherever they are sampled.
+
+    False for tensors that are not on disk yet, or not plain bytes of a file.
+    """
+    if not isinstance(one, StoredTensor) or not isinstance(other, StoredTensor):
+        return False
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if not (one.path.is_file() and other.path.is_file()):
+        return False
+    size = nbytes(one.dtype, one.shape)
+    a, b = bytearray(_SAMPLE), bytearray(_SAMPLE)
+    for place in _places(0, size):
+        length = min(_SAMPLE, size - place)
+        read_into(one.path, one.offset + place, memoryview(a)[:length])
+        read_into(other.path, other.offset + place, memoryview(b)[:length])
+        if a[:length] != b[:length]:
+            return False
+    return True

@@ -10,6 +10,7 @@ from typing import Any
 from mergeloom.checkpoint.file_kinds import (
     FOREIGN,
     WEIGHT_SUFFIXES,
+    is_weights,
     module_folders,
     side_files,
     walk,
@@ -30,6 +31,7 @@ def open_checkpoint(
     where: str = "",
     line: int | None = None,
     cache_dir: Path | None = None,
+    needs_weights: bool = True,
 ) -> Checkpoint | None:
     """Find a model and read its headers, but none of its weights.
 
@@ -39,6 +41,7 @@ def open_checkpoint(
         where: place of the reference in the recipe, for messages.
         line: line of that place.
         cache_dir: where the hub's files are kept; the hub's own default if None.
+        needs_weights: a folder without weights is a mistake; else it may lend its other files.
 
     Returns:
         The checkpoint. Weight files of a hub model may still have to be fetched.
@@ -52,6 +55,10 @@ def open_checkpoint(
 
         return open_hub(reference, place, report, cache_dir)
     if place.is_dir():
+        names = frozenset(walk(place)) if not needs_weights else frozenset()
+        if not needs_weights and not any(map(is_weights, names)):
+            beside = side_files(names, module_folders(place))
+            return Checkpoint(str(reference), place, {}, side_files=beside)
         return open_folder(reference, place, report)
     return _open_file(reference, place, report)
 

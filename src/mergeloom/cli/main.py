@@ -13,7 +13,7 @@ import click
 from mergeloom._version import __version__
 from mergeloom.cli.errors import run_program, tell
 from mergeloom.cli.sizes import Size, UserPath, show_size
-from mergeloom.errors import MergeloomError, OutputError, Problem, Problems
+from mergeloom.errors import CheckpointError, MergeloomError, OutputError, Problem, Problems
 
 RECIPE = click.argument("recipe", type=UserPath())
 
@@ -208,7 +208,14 @@ def _tell_result(done: Any, seconds: float) -> None:
         click.echo(f"warning: {names[0]}{more}: {note}", err=True)
 
 
-def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False) -> Any:
+def _plan(
+    recipe: Path,
+    given: dict[str, Any],
+    out: Path,
+    *,
+    quiet: bool = False,
+    describe_vocabulary: bool = False,
+) -> Any:
     """The plan of a recipe file, with its warnings told."""
     from mergeloom.api import load_with_problems
     from mergeloom.planning import Options, default_intermediates, make_plan
@@ -227,6 +234,7 @@ def _plan(recipe: Path, given: dict[str, Any], out: Path, *, quiet: bool = False
         unsafe_truncate_embeddings=given["unsafe_truncate_embeddings"],
         copy_tokenizer=given["copy_tokenizer"],
         cache_dir=given["cache_dir"],
+        describe_vocabulary=describe_vocabulary,
         intermediates=given["intermediate_dir"] or default_intermediates(out),
         arch_file=given["arch_file"],
         cast_all=given["cast_all"],
@@ -258,6 +266,24 @@ def plan(recipe: Path, show_parameters: bool, as_json: bool, **given: Any) -> No
         click.echo(json.dumps(plan_json(planned), indent=1))
     else:
         click.echo(plan_text(planned, show_parameters=show_parameters))
+
+
+@mergeloom.command()
+@RECIPE
+@plan_options
+@click.option("--json", "as_json", is_flag=True, help="The same for programs.")
+def tokenizer(recipe: Path, as_json: bool, **given: Any) -> None:
+    """Print what merging RECIPE does to every model's tokens. Reads no weights."""
+    from mergeloom.cli.report import vocabulary_json
+    from mergeloom.cli.vocabulary_table import print_table
+
+    planned = _plan(recipe, given, Path("out"), quiet=as_json, describe_vocabulary=True)
+    if planned.vocabulary is None:
+        raise CheckpointError(Problem(planned.donor, "has no tokenizer files"))
+    if as_json:
+        click.echo(json.dumps(vocabulary_json(planned.vocabulary), indent=1, ensure_ascii=False))
+    else:
+        print_table(planned.vocabulary)
 
 
 @mergeloom.command()

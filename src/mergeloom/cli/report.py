@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from mergeloom.cli.sizes import show_size
 from mergeloom.engine.sizes import default_threads, peak_bytes
-from mergeloom.planning import Job, Plan
+from mergeloom.planning import Job, Plan, VocabularySummary
 from mergeloom.types import DTYPES
 
 
@@ -53,6 +54,8 @@ def _filters(plan: Plan) -> Iterator[str]:
 
 
 def _totals(plan: Plan) -> Iterator[str]:
+    if plan.vocabulary:
+        yield from _vocabulary(plan.vocabulary)
     threads = default_threads()
     count = sum(job.nbytes // DTYPES[job.dtype].bytes for job in plan.jobs)
     yield f"{len(plan.jobs)} tensors, {count:,} parameters; config and side files of {plan.donor}"
@@ -60,6 +63,27 @@ def _totals(plan: Plan) -> Iterator[str]:
         f"{len(plan.shards)} files" if len(plan.shards) > 1 else "1 file"
     )
     yield f"peak memory about {show_size(peak_bytes(plan, threads))} with {threads} threads"
+
+
+def _vocabulary(found: VocabularySummary) -> Iterator[str]:
+    yield f"vocabulary of {found.source}: {found.tokens:,} tokens in {found.rows:,} rows"
+    for model in found.models:
+        parts = [f"{model.own:,} rows of its own"]
+        for count, what in (
+            (model.taken, "of other models"),
+            (model.averaged, "averaged"),
+            (model.zero, "zero"),
+            (model.padded, "padding"),
+        ):
+            parts += [f"{count:,} {what}"] if count else []
+        if model.adds:
+            parts.append(f"adds {len(model.adds):,} tokens")
+        yield f"  {model.model}: {', '.join(parts)}"
+
+
+def vocabulary_json(found: VocabularySummary) -> dict[str, Any]:
+    """The table of ``mergeloom tokenizer`` for programs."""
+    return asdict(found)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -81,6 +105,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             {"where": f.where, "filter": f.filter, "matched": f.matched, "asked": f.asked}
             for f in plan.filters
         ],
+        "vocabulary": vocabulary_json(plan.vocabulary) if plan.vocabulary else None,
         "unused": {model: list(names) for model, names in plan.unused.items()},
         "warnings": [str(w) for w in (*plan.recipe.warnings, *plan.warnings)],
         "chain": [plan_json(part) for part in plan.chain],

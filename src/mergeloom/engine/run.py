@@ -336,11 +336,21 @@ class Worker:
             block, unsure = running.job.inputs[0].view.read(start, stop, self._scratch, "raw"), True
         else:
             block = running.kernel.compute(start, stop, self._scratch, carried)
+            self._overwrite(running.job, start, stop, block)
             unsure = not surely_finite(block, running.dtype)
         if block.dtype == running.dtype and block.device.type == "cpu":
             return block, unsure
         out = self._scratch.tensor("out", stop - start, running.dtype)
         return out.copy_(block), unsure
+
+    def _overwrite(self, job: Job, start: int, stop: int, block: torch.Tensor) -> None:
+        """Put the first input's elements where the job says that they are the result."""
+        for first, end in job.exact:
+            a, b = max(start, first), min(stop, end)
+            if a < b:
+                block[a - start : b - start].copy_(
+                    job.inputs[0].view.read(a, b, self._scratch, "exact")
+                )
 
     def _finish(self, task: Task) -> Finished | None:
         running = task.running

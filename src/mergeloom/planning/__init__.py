@@ -1,17 +1,28 @@
 """Recipe and headers → a flat, printable list of jobs and everything else decided beforehand."""
 
 from mergeloom.planning.build import default_intermediates, make_plan, plan_opened
-from mergeloom.planning.plan import Job, JobInput, Options, Plan, Shard, SideFile
+from mergeloom.planning.plan import (
+    Job,
+    JobInput,
+    ModelVocabulary,
+    Options,
+    Plan,
+    Shard,
+    SideFile,
+    VocabularySummary,
+)
 from mergeloom.planning.provenance import metadata, public_name, public_recipe, shard_header
 from mergeloom.planning.shards import index
 
 __all__ = [
     "Job",
     "JobInput",
+    "ModelVocabulary",
     "Options",
     "Plan",
     "Shard",
     "SideFile",
+    "VocabularySummary",
     "default_intermediates",
     "index",
     "make_plan",

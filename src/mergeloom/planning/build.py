@@ -24,10 +24,12 @@ from mergeloom.planning.files import output_config, side_files, warn_of_links
 from mergeloom.planning.jobs import JobMaker, unused_tensors
 from mergeloom.planning.models import Models, open_models, relate
 from mergeloom.planning.parameters import Resolver
-from mergeloom.planning.plan import Options, Plan
+from mergeloom.planning.plan import Options, Plan, VocabularySummary
 from mergeloom.planning.restacking import check_restacked
 from mergeloom.planning.shards import shard
 from mergeloom.planning.targets import Part, Restacked, make_parts, make_targets
+from mergeloom.planning.tokenizer_files import make_files
+from mergeloom.planning.vocabulary_summary import summarize
 from mergeloom.types import Checkpoint, ModelReference, Recipe
 
 
@@ -113,8 +115,9 @@ def _plan(
     kinds.check_kinds(recipe, models, options, problems)
     targets, restacked = make_targets(recipe, parts, models, problems)
     problems.raise_errors(CheckpointError)
+    decided = vocabularies.decide(recipe, models, options, problems)
     resolver = Resolver(recipe, method, problems)
-    maker = JobMaker(recipe, method, models, options, problems, resolver)
+    maker = JobMaker(recipe, method, models, options, problems, resolver, decided.common)
     jobs = maker.make(targets)
     resolver.report_missing()
     kinds.check_crimes(maker, jobs)
@@ -123,7 +126,7 @@ def _plan(
     checks.report_sliced_shapes(maker, jobs, targets)
     checks.report_filters(recipe, resolver, options, problems)
     checks.report_patterns(recipe, jobs, [t.name for t in targets], options, problems)
-    vocabularies.check_vocabularies(recipe, models, problems)
+    made = make_files(recipe, models, options, decided, problems)
     if not problems.errors:
         for rebuilt in restacked:
             check_restacked(rebuilt, models, problems)
@@ -133,19 +136,20 @@ def _plan(
     checks.warn_unread(jobs, problems)
     unused = unused_tensors(models, maker.used, _merged_whole(every_part))
     checks.warn_left_out(maker, unused)
-    copied = side_files(recipe, models, options)
+    copied = side_files(models, options, made)
     warn_of_links(copied, problems)
     return Plan(
         recipe=recipe,
         jobs=jobs,
         shards=shard(jobs, options.out_shard_size),
-        config=output_config(recipe, models, jobs, restacked, maker.truncated),
+        config=output_config(recipe, models, jobs, restacked, maker.truncated, decided, problems),
         side_files=copied,
         inputs=tuple(model.checkpoint for model in models.by_reference.values()),
         donor=models.donor.checkpoint.label,
         seed=options.seed,
         filters=resolver.filters(),
         unused=unused,
+        vocabulary=_summary(recipe, models, decided, options),
         warnings=_in_order(recipe, problems.warnings),
         chain=chain,
     )
@@ -168,11 +172,25 @@ def _method(recipe: Recipe) -> Method:
 def _check_parts(
     recipe: Recipe, method: Method, parts: Sequence[tuple[Part, ...]], problems: Problems
 ) -> None:
-    vocabularies.check_tokenizer_settings(recipe, problems)
-    vocabularies.warn_embed_slerp(recipe, problems)
+    _warn_embed_slerp(recipe, problems)
     for own in parts:
         for part in own:
             checks.check_count(recipe, method, part, problems)
+
+
+def _summary(
+    recipe: Recipe, models: Models, decided: vocabularies.Decided, options: Options
+) -> VocabularySummary | None:
+    if decided.common is None and not options.describe_vocabulary:
+        return None
+    return summarize(recipe, models, decided)
+
+
+def _warn_embed_slerp(recipe: Recipe, problems: Problems) -> None:
+    """A parameter of old recipes; embeddings are merged by the recipe's method like all else."""
+    if "embed_slerp" in recipe.parameters:
+        problems.warn("parameters.embed_slerp", "is ignored; tokenizer: says how rows are matched",
+                      line=recipe.line("parameters.embed_slerp"))  # fmt: skip
 
 
 def _kind(maker: JobMaker) -> type[MergeloomError]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from mergeloom.architecture import Layout
 from mergeloom.errors import Problems, nearest
 from mergeloom.methods import Method
 from mergeloom.planning.jobs import JobMaker
@@ -13,10 +12,9 @@ from mergeloom.planning.models import Model, Models, place_of
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Job, Options
 from mergeloom.planning.targets import Part, Target
-from mergeloom.planning.vocabularies import NO_ALIGNMENT
+from mergeloom.planning.vocabularies import vocabulary_rows
 from mergeloom.recipe import selects
 from mergeloom.types import ModelReference, Recipe
-from mergeloom.vocabulary import read_tokenizer
 
 SIZE_KEYS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads",
              "num_key_value_heads", "head_dim", "num_experts", "num_local_experts")  # fmt: skip
@@ -24,6 +22,7 @@ SIZE_KEYS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_atten
 SHARED_KEYS = ("rope_theta", "rope_scaling", "rms_norm_eps", "layer_norm_eps", "hidden_act",
                "final_logit_softcapping", "attn_logit_softcapping")  # fmt: skip
 MANY = "For three or more models use linear or task_arithmetic."
+NO_TOKENIZERS = "Rows are matched by tokens: put the tokenizers into the models' folders."
 TRUNCATE = "--unsafe-truncate-embeddings cuts all to the smallest."
 
 
@@ -167,8 +166,9 @@ def report_shapes(maker: JobMaker) -> None:
         model, donor = maker.models[reference], maker.models.donor
         line = maker.recipe.line(where)
         if all(t.place.role in ("embedding", "head") for t in targets):
-            message = _vocabulary_message(donor, model, targets[0])
-            maker.problems.error(where, message, f"{NO_ALIGNMENT} {TRUNCATE}", line)
+            if not any(problem.where == where for problem in maker.problems.errors):
+                message = _vocabulary_message(donor, model, targets[0])
+                maker.problems.error(where, message, f"{NO_TOKENIZERS} {TRUNCATE}", line)
             continue
         first = targets[0]
         ours = donor.layout.shapes.get(first.sources[0], ())
@@ -194,6 +194,8 @@ def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence
         target = by_name[job.name]
         if target.part is None or not target.part.is_slice or job.name in maker.truncated:
             continue
+        if maker.vocabulary and maker.vocabulary.covers(job.name):
+            continue
         place, shapes = target.place, donor.layout.shapes
         names = [job.name]
         if place.stack and place.role == "layer":  # any layer: some models alternate two sizes
@@ -207,7 +209,7 @@ def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence
         line = maker.recipe.line(where)
         if all(t.place.role in ("embedding", "head") for t, _, _ in found):
             maker.problems.error(
-                where, _vocabulary_message(donor, model, target), NO_ALIGNMENT, line
+                where, _vocabulary_message(donor, model, target), NO_TOKENIZERS, line
             )
             continue
         reasons = size_differences(donor, model)
@@ -232,20 +234,11 @@ def size_differences(donor: Model, other: Model) -> str:
 
 
 def _vocabulary_message(donor: Model, other: Model, target: Target) -> str:
-    ours, theirs = _rows(donor.layout), _rows(other.layout)
-    message = (
+    ours, theirs = vocabulary_rows(donor), vocabulary_rows(other)
+    return (
         f"{donor.checkpoint.label} has {ours} vocabulary rows, {other.checkpoint.label} {theirs} "
         f"({target.name})"
     )
-    a, b = read_tokenizer(donor.checkpoint), read_tokenizer(other.checkpoint)
-    if a and b:
-        message += f"; {a.shared(b)} tokens of {len(a.ids)} and {len(b.ids)} are shared"
-    return message
-
-
-def _rows(layout: Layout) -> int:
-    names = layout.embeddings or layout.heads
-    return layout.shapes[names[0]][0] if names else 0
 
 
 def report_filters(

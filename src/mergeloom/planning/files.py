@@ -13,7 +13,9 @@ from mergeloom.errors import Problems
 from mergeloom.planning.models import Model, Models
 from mergeloom.planning.plan import Job, Options, SideFile
 from mergeloom.planning.targets import Restacked
-from mergeloom.types import ARITHMETIC_DTYPES, ModelReference, Recipe
+from mergeloom.planning.tokenizer_files import MadeFiles, with_output_vocabulary
+from mergeloom.planning.vocabularies import Decided
+from mergeloom.types import ARITHMETIC_DTYPES, Recipe
 
 WRITTEN_BY_US = frozenset({"config.json", "README.md", "mergekit_config.yml"})
 TOKENIZER_FILES = frozenset(
@@ -29,6 +31,8 @@ def output_config(
     jobs: Sequence[Job],
     restacked: Sequence[Restacked],
     truncated: Mapping[str, int],
+    decided: Decided,
+    problems: Problems,
 ) -> dict[str, Any] | None:
     """The donor's config.json with what the merge changes; None if the donor has none."""
     donor = models.donor
@@ -47,9 +51,11 @@ def output_config(
     has_head = any(head in written for head in models.heads) and donor.layout.embeddings
     if has_head and (not donor.layout.heads or edits.says_tied(config)):
         config = edits.with_tying(config, tied=False)
+    elif recipe.tie == "force" and donor.layout.embeddings:
+        config = edits.with_tying(config, tied=True)
     if truncated:
         config = edits.with_values(config, ("vocab_size",), min(truncated.values()))
-    return config
+    return with_output_vocabulary(config, models, decided, problems)
 
 
 def _main_dtype(jobs: Sequence[Job]) -> str:
@@ -88,17 +94,18 @@ def warn_of_links(files: Sequence[SideFile], problems: Problems) -> None:
             )
 
 
-def side_files(recipe: Recipe, models: Models, options: Options) -> tuple[SideFile, ...]:
-    """Every file of the donor that is not weights; the tokenizer's from its chosen source."""
-    donor = models.donor.checkpoint
-    source = donor
-    if recipe.tokenizer and isinstance(recipe.tokenizer.source, ModelReference):
-        source = models[recipe.tokenizer.source].checkpoint
-    files = []
+def side_files(models: Models, options: Options, made: MadeFiles) -> tuple[SideFile, ...]:
+    """Every file of the donor that is not weights; the tokenizer's from its chosen source.
+
+    Files that the merge makes itself replace those of their name.
+    """
+    donor, source = models.donor.checkpoint, models[made.source].checkpoint
+    files = {name: SideFile(source.side_folder, name, text) for name, text in made.texts.items()}
     for checkpoint, wanted in ((donor, False), (source, True)):
         for name in checkpoint.side_files:
             if name in WRITTEN_BY_US or (name in TOKENIZER_FILES) is not wanted:
                 continue
-            if not wanted or options.copy_tokenizer:
-                files.append(SideFile(checkpoint.side_folder, name, checkpoint.texts.get(name)))
-    return tuple(sorted(files, key=lambda f: f.name))
+            if name in files or name in made.stale or (wanted and not options.copy_tokenizer):
+                continue
+            files[name] = SideFile(checkpoint.side_folder, name, checkpoint.texts.get(name))
+    return tuple(sorted(files.values(), key=lambda f: f.name))

@@ -9,6 +9,7 @@ from mergeloom.architecture import Source, is_buffer, plain
 from mergeloom.checkpoint import RowsOf
 from mergeloom.errors import Problems
 from mergeloom.methods import Method, MethodError
+from mergeloom.planning.common_vocabulary import CommonVocabulary
 from mergeloom.planning.models import Models
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Job, JobInput, Options
@@ -29,6 +30,7 @@ class JobMaker:
     options: Options
     problems: Problems
     resolver: Resolver
+    vocabulary: CommonVocabulary | None = None
     used: dict[ModelReference, set[str]] = field(default_factory=dict)
     lacking: Lacking = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -133,7 +135,7 @@ class JobMaker:
         return self._copy(target, donor, source, why) if source is not None else None
 
     def _copy(self, target: Target, reference: ModelReference, source: Source, why: str) -> Job:
-        view = self.models[reference].view(source)
+        view = self._view(reference, source, target)
         self._use(reference, source)
         for other in self.models.by_reference:
             # Theirs was left out on purpose (exclude, modules, a buffer), not overlooked.
@@ -165,15 +167,17 @@ class JobMaker:
         fitted = self._fit(target, part, inputs)
         if fitted is None:
             return None
+        shape = fitted[0].view.shape
         job = Job(
             name=target.name,
             dtype=self._dtype(fitted[0].view),
-            shape=fitted[0].view.shape,
+            shape=shape,
             method=self.method.name,
             inputs=fitted,
             has_base=part.base is not None,
             parameters=self.resolver.shared(part, target.name, target.position),
             position=target.position,
+            exact=self.vocabulary.exact(target.name, shape) if self.vocabulary else (),
         )
         try:
             if not self.resolver.missing:
@@ -196,7 +200,15 @@ class JobMaker:
             target.position,
             is_base=number == part.base,
         )
-        return JobInput(model.checkpoint.label, source.text, model.view(source), parameters)
+        view = self._view(entry.model, source, target)
+        return JobInput(model.checkpoint.label, source.text, view, parameters)
+
+    def _view(self, reference: ModelReference, source: Source, target: Target) -> View:
+        """An input's tensor; one with a row for each token in the output's vocabulary."""
+        view = self.models[reference].view(source)
+        if self.vocabulary is None or target.place.role == "layer":
+            return view
+        return self.vocabulary.aligned(reference, target.name, view)
 
     def _fit(
         self, target: Target, part: Part, inputs: Sequence[JobInput]

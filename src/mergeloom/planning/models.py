@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mergeloom.architecture import Alignment, Layout, Source, Stack, align, plain, understand
+from mergeloom.architecture.config import says_tied
 from mergeloom.architecture.rows import Rows
-from mergeloom.checkpoint import StoredTensor, open_checkpoint, rearrange
+from mergeloom.checkpoint import StoredTensor, alike, open_checkpoint, rearrange
 from mergeloom.errors import Problems
 from mergeloom.planning.plan import Options, Plan
 from mergeloom.planning.provenance import shard_header
@@ -67,6 +68,11 @@ class Models:
         tied_to = model.layout.tied_to if name in self.heads and not model.layout.heads else None
         return plain(tied_to) if found is None and tied_to else found
 
+    def tensor(self, reference: ModelReference, name: str) -> View | None:
+        """A model's tensor that the donor calls ``name``."""
+        found = self.find(reference, name)
+        return None if found is None else self[reference].view(found)
+
 
 def open_models(
     recipe: Recipe, options: Options, chain: tuple[Plan, ...], problems: Problems
@@ -74,7 +80,8 @@ def open_models(
     """Open every model of a recipe; None after reporting all that is wrong with them."""
     planned = {plan.recipe.name: plan for plan in chain}
     opened: dict[ModelReference, Checkpoint] = {}
-    for reference in recipe.models():
+    wanted = (*recipe.models(), *recipe.lenders())
+    for reference in wanted:
         where = place_of(recipe, reference)
         if reference.path in planned:
             if result := _result(reference, planned[reference.path], where, recipe, problems):
@@ -86,12 +93,17 @@ def open_models(
             where=where,
             line=recipe.line(where),
             cache_dir=options.cache_dir,
+            needs_weights=_needs_weights(recipe, reference),
         )
         if checkpoint:
             opened[reference] = checkpoint
-    if len(opened) < len(recipe.models()):
-        return None
-    return opened
+    return opened if len(opened) == len(wanted) else None
+
+
+def _needs_weights(recipe: Recipe, reference: ModelReference) -> bool:
+    """A model that lends its tokenizer or chat template may be a folder without weights."""
+    tokens = recipe.tokenizer.tokens.values() if recipe.tokenizer else ()
+    return reference in recipe.models() or any(t.model == reference for t in tokens)
 
 
 def _result(
@@ -132,22 +144,48 @@ def relate(
         reference: Model(opened[reference], layout, align(layouts[donor], layout))
         for reference, layout in layouts.items()
     }
-    heads = layouts[donor].heads
-    for model in models.values():
-        heads = heads or tuple(model.alignment.back(name) for name in model.layout.heads)
-    return Models(models, donor, heads)
+    return Models(models, donor, _heads(recipe, models))
+
+
+def _heads(recipe: Recipe, models: Mapping[ModelReference, Model]) -> tuple[str, ...]:
+    """The output's heads: none when all inputs are tied, else those of the first that has some."""
+    if recipe.tie == "force":
+        return ()
+    for reference in recipe.models():
+        model = models[reference]
+        if model.layout.heads:
+            return tuple(model.alignment.back(name) for name in model.layout.heads)
+    donor = models[recipe.models()[0]].layout
+    return (_usual_head(donor),) if recipe.tie == "break" and donor.embeddings else ()
+
+
+def _usual_head(layout: Layout) -> str:
+    """What the head of a tied model is called when it is written."""
+    embedding = layout.embeddings[0]
+    if "word_embeddings" in embedding and "embeddings." in embedding:
+        return "cls.predictions.decoder.weight"
+    if embedding.endswith("embed_in.weight"):
+        return "embed_out.weight"
+    prefix = "language_model." if embedding.startswith("language_model.") else ""
+    return f"{prefix}lm_head.weight"
 
 
 def _layout(checkpoint: Checkpoint, rows: Rows) -> Layout:
     """The layout of a checkpoint, without heads that are the embedding under a second name.
 
-    Pickles keep tied tensors as one storage with two names; the second one is left out, as
-    transformers does when it writes safetensors.
+    Pickles keep tied tensors as one storage with two names, and some tools write both although
+    config.json says that they are tied; the second one is left out, as transformers does when it
+    writes safetensors.
     """
     views = checkpoint.tensors
     layout = understand({name: view.shape for name, view in views.items()}, checkpoint.config, rows)
-    stored = {views[name] for name in layout.embeddings}
-    aliases = {name for name in layout.heads if views[name] in stored}
+    stored = [views[name] for name in layout.embeddings]
+    tied = says_tied(checkpoint.config or {})
+    aliases = {
+        name
+        for name in layout.heads
+        if views[name] in stored or (tied and any(alike(views[name], view) for view in stored))
+    }
     if not aliases:
         return layout
     shapes = {name: view.shape for name, view in views.items() if name not in aliases}
@@ -191,4 +229,11 @@ def place_of(recipe: Recipe, reference: ModelReference) -> str:
         return "base_model"
     pieces = (piece for module in recipe.modules for piece in module.slices)
     here = (f"{piece.where}.base_model" for piece in pieces if piece.base_model == reference)
-    return next(here, "base_model")
+    if found := next(here, None):
+        return found
+    if reference == recipe.chat_template:
+        return "chat_template"
+    settings = recipe.tokenizer
+    tokens = settings.tokens if settings else {}
+    lends = (f"tokenizer.tokens.{text}" for text, t in tokens.items() if t.model == reference)
+    return next(lends, settings.where if settings else "base_model")

@@ -30,6 +30,8 @@ class Options:
         allow_crimes: merge models of different kinds as far as their tensors match.
         copy_tokenizer: copy the donor's tokenizer files.
         cache_dir: the hub cache to use.
+        describe_vocabulary: fill in ``Plan.vocabulary`` even when nothing changes; it means reading
+            every tokenizer.
         intermediates: where results of earlier documents of a chain go; beside the output if None.
         arch_file: rows that say what the rules cannot tell about a model's structure.
         cast_all: ``dtype`` also casts tensors that are kept in float32 on purpose.
@@ -45,6 +47,7 @@ class Options:
     intermediates: Path | None = None
     arch_file: Path | None = None
     cast_all: bool = False
+    describe_vocabulary: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Job:
         parameters: the global parameters as plain values.
         position: its place in gradients, 0 to 1.
         why: for a copied tensor, the reason.
+        exact: element ranges [start, stop) that are the first input's, whatever the method makes
+            of them: the rows of tokens that a recipe forces.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Job:
     parameters: Mapping[str, Scalar | None] = field(default_factory=dict)
     position: float = 0.0
     why: str = ""
+    exact: tuple[tuple[int, int], ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -136,6 +142,56 @@ class FilterUse:
 
 
 @dataclass(frozen=True)
+class ModelVocabulary:
+    """One input.
+
+    Args:
+        model: its label.
+        tokens: of its tokenizer; None without one.
+        rows: of its embedding.
+        shared: its tokens that the donor's tokenizer has too.
+        moved: shared tokens whose id is another one in the output.
+        adds: its tokens that are appended to the output, in order.
+        own, taken, averaged, zero, padded: the output's rows by where this input's come from:
+            its own, another model's, a mean of several rows, zeros, the mean of all its rows.
+    """
+
+    model: str
+    tokens: int | None
+    rows: int
+    shared: int = 0
+    moved: int = 0
+    adds: tuple[str, ...] = ()
+    own: int = 0
+    taken: int = 0
+    averaged: int = 0
+    zero: int = 0
+    padded: int = 0
+
+
+@dataclass(frozen=True)
+class VocabularySummary:
+    """The output's vocabulary and what becomes of every input's.
+
+    Args:
+        source: the model whose tokenizer the output's is made from.
+        tokens, rows: of the output.
+        models: the inputs in the recipe's order, then lenders.
+        conflicts: added tokens on whose meaning the inputs disagree.
+        forced: tokens whose row the recipe forces.
+        unknown: tokens that no input has a row for; theirs are zeros.
+    """
+
+    source: str
+    tokens: int
+    rows: int
+    models: tuple[ModelVocabulary, ...]
+    conflicts: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """One merge, ready to run. Making it read no weight; printing it shows every decision.
 
@@ -150,6 +206,7 @@ class Plan:
         seed: of random methods.
         filters: what every filter of the recipe matched.
         unused: input label → tensors of it that nothing uses.
+        vocabulary: what happens to the inputs' tokens; None when nothing does.
         warnings: what the user should know.
         chain: the plans of earlier documents that this one needs, in running order.
         folder: where a chain's intermediate result goes; None for the final one.
@@ -165,6 +222,7 @@ class Plan:
     seed: int = 0
     filters: tuple[FilterUse, ...] = ()
     unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    vocabulary: VocabularySummary | None = None
     warnings: tuple[Problem, ...] = ()
     chain: tuple[Plan, ...] = ()
     folder: Path | None = None
@@ -215,6 +273,7 @@ class Plan:
         for job in self.jobs:
             inputs = [(i.model, i.tensor, repr(i.view), i.parameters) for i in job.inputs]
             yield job.name, job.dtype, job.shape, job.method, inputs, job.has_base, job.parameters
+            yield job.exact
         for shard in self.shards:
             yield shard.file, shard.jobs, shard.offsets
         for path in self.weight_files():

@@ -79,7 +79,8 @@ def make_targets(
 ) -> tuple[list[Target], list[Restacked]]:
     """Every output tensor in output order, and the stacks that slices rebuilt."""
     layout = models.donor.layout
-    names = [*layout.shapes, *(h for h in models.heads if h not in layout.shapes)]
+    kept = [n for n in layout.shapes if n in models.heads or n not in layout.heads]
+    names = [*kept, *(h for h in models.heads if h not in layout.shapes)]
     owned: dict[str, Target] = {}
     spoken_of: set[str] = set()
     restacked: list[Restacked] = []
@@ -122,7 +123,7 @@ def _tensors(
     """The donor's names that a module of the recipe means."""
     if module.name is None:
         return names
-    found = module_tensors(layout, module.name)
+    found = tuple(n for n in module_tensors(layout, module.name) if n in names)
     if not found:
         known = module_names(layout)
         problems.error(

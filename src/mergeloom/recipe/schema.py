@@ -21,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from mergeloom.recipe import fields
 from mergeloom.recipe.references import parse_reference
-from mergeloom.types import ModelReference, Renames
+from mergeloom.types import Missing, ModelReference, Renames
 
 SHARED = "x-shared-definition"
 
@@ -204,7 +204,7 @@ class Tokenizer(Level):
         Field(description="How a union takes in ordinary tokens of other models. Default merge."),
     ] = None
     missing: Annotated[
-        str | None,
+        Missing | None,
         _read_missing,
         _missing_schema,
         Field(description="The embedding of a token a model does not have. Default peers."),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from mergeloom.types import Missing
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 ZERO, MEAN, PADDING = -1, -2, -3
 """What stands in place of an input: zeros, one of the map's means, the mean of all token rows."""
 
-Missing = Literal["peers", "subword", "mean", "zero"]
 Subwords = Callable[[int, str], tuple[int, ...]]
 """(input, token text) → the ids into which that input's own tokenizer splits the text."""
 
@@ -57,6 +58,12 @@ class RowMap:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def keeps(self, own: int) -> bool:
+        """Whether every row is the input ``own``'s row of the same number."""
+        import numpy as np
+
+        return bool((self.source == own).all() and (self.row == np.arange(len(self))).all())
 
     @property
     def averages(self) -> bool:
