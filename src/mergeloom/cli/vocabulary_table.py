@@ -18,9 +18,12 @@ _COLUMNS = ("model", "tokens", "rows", "shared", "moved", "added", "own", "taken
 def print_table(found: VocabularySummary) -> None:
     """One line for each model, then what is added, forced and in conflict."""
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(*_COLUMNS[:1], box=None)
-    for column in _COLUMNS[1:]:
-        table.add_column(column, justify="right")
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge
+    table = Table(box=None)
+    for column in _COLUMNS:
+        is_name = column == "model"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=not is_name)
     for model in found.models:
         table.add_row(*_cells(model))
     console.print(table)

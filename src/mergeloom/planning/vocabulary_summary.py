@@ -41,7 +41,9 @@ def summarize(recipe: Recipe, models: Models, decided: Decided) -> VocabularySum
                 tokenizer.shared(source),
                 sum(ids.get(t, i) != i for t, i in tokenizer.ids.items() if t in source.ids),
                 tuple(t for t, who in output.appended if who == lent) if output else (),
-                **_counts(maps.maps[number], number) if maps and number is not None else {},
+                **_counts(maps.maps[number], number)
+                if maps and number is not None
+                else {"own": own},
             )
         )
     by_row = {row: token for token, row in ids.items()}
