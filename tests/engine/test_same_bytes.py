@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     ):
         chance = torch.Generator().manual_seed(seed)
         tensors = {n: torch.randn(s, generator=chance).to(dtype) for n, s in SHAPES.items()}
-        save(folder / name, tensors, CONFIG, shards=shards, files={"tokenizer.model": name})
+        save(folder / name, tensors, CONFIG, shards=shards, files={"notes.txt": name})
     return folder
 
 

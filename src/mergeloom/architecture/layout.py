@@ -164,6 +164,8 @@ def understand(shapes: Shapes, config: Mapping[str, Any] | None, rows: Rows = ()
         # One that does not look like an embedding, beside one that does, is the other end.
         heads += [n for n in tables if n not in named and shapes[n] == shapes[named[0]]]
         tables = named
+    sideways = [] if heads else _sideways_heads(loose, shapes, tables)
+    heads += sideways
     main = _main_stack(stacks, tables, shapes)
     embeddings = _input_tables(tables, main)
     outermost = min((n.count(".") for n in heads), default=0)
@@ -171,8 +173,8 @@ def understand(shapes: Shapes, config: Mapping[str, Any] | None, rows: Rows = ()
     found = tuple(embeddings) if row.embeddings is None else _present(row.embeddings, shapes)
     chosen = chosen if row.heads is None else _present(row.heads, shapes)
     size = next((shapes[n][0] for n in (*found, *chosen)), 0)
-    same = [n for n in (*tables, *heads) if abs(shapes[n][0] - size) <= 0.1 * size + 64]
-    vocabulary = dict.fromkeys((*same, *found, *chosen), 0)
+    same = [n for n in (*tables, *heads) if n in sideways or abs(shapes[n][0] - size) <= 0.1 * size + 64]
+    vocabulary = {n: int(n in sideways) for n in (*same, *found, *chosen)}
     vocabulary |= _vocabulary_biases(loose, shapes, vocabulary)
     vocabulary |= {name: axis for name, axis in row.vocabulary.items() if name in shapes}
     ordered = {name: vocabulary[name] for name in shapes if name in vocabulary}
@@ -208,6 +210,13 @@ def _input_tables(tables: list[str], main: Stack | None) -> list[str]:
     return [n for n in found if n.count(".") == outermost]
 
 
+def _sideways_heads(loose: list[str], shapes: Shapes, tables: list[str]) -> list[str]:
+    """Heads stored the other way round: one column for each token."""
+    rows = {shapes[n][0] for n in tables}
+    matrices = [n for n in loose if len(shapes[n]) == 2 and _is_head(n)]
+    return [n for n in matrices if shapes[n][1] in rows and shapes[n][0] not in rows]
+
+
 def _present(names: tuple[str, ...], shapes: Shapes) -> tuple[str, ...]:
     return tuple(name for name in names if name in shapes)
 
@@ -216,7 +225,7 @@ def _vocabulary_biases(
     loose: list[str], shapes: Shapes, tables: Mapping[str, int]
 ) -> dict[str, int]:
     """Biases with an entry for each token: 1-D ones of a head's length, beside it or above it."""
-    rows = {shapes[name][0] for name in tables}
+    rows = {shapes[name][axis] for name, axis in tables.items()}
     found = {}
     for name in loose:
         shape = shapes[name]

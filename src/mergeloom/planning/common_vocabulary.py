@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mergeloom.architecture.vocabulary_tensors import vocabulary_axes
 from mergeloom.planning.models import Models
 from mergeloom.types import Missing, ModelReference, View
 from mergeloom.vocabulary.mapped import MappedRows
@@ -49,7 +48,7 @@ class CommonVocabulary:
 
     @cached_property
     def _axes(self) -> Mapping[str, int]:
-        return {**dict.fromkeys(self.models.heads, 0), **vocabulary_axes(self.models.donor.layout)}
+        return {**dict.fromkeys(self.models.heads, 0), **self.models.donor.layout.vocabulary}
 
     @cached_property
     def _subwords(self) -> Subwords:

@@ -92,7 +92,10 @@ def _translated(
     theirs = decided.tokenizers.get(owner)
     if decided.output is None or theirs is None:
         return dict(document)
-    result, dropped = translated_ids(document, theirs, decided.output.ids)
+    ids = decided.output.ids
+    if all(ids.get(token) == number for token, number in theirs.ids.items()):
+        return dict(document)
+    result, dropped = translated_ids(document, theirs, ids)
     for warning in dropped:
         problems.warn(name, warning)
     return result

@@ -223,6 +223,7 @@ class _Setting:
                 "union" if union else among.index(source),
                 tokens={text: {"special": t.special} for text, t in settings.tokens.items()},
                 union_mode=settings.union_mode or "merge",
+                where=settings.where,
             )
         except MergeloomError as error:
             self.problems.errors += error.problems
