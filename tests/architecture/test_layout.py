@@ -63,7 +63,7 @@ POST = {
     "gpt2": {"ln_f.weight", "ln_f.bias"},
     "gpt2_prefixed": {"transformer.ln_f.weight"},
     "gpt_neox": {"gpt_neox.final_layer_norm.weight"},
-    "bert": {"bert.pooler.dense.weight", "cls.predictions.bias",
+    "bert": {"bert.pooler.dense.weight",
              "cls.predictions.transform.dense.weight"},
     "bert_bare": {"pooler.dense.weight"},
     "t5": {"encoder.final_layer_norm.weight", "decoder.final_layer_norm.weight"},

@@ -173,7 +173,9 @@ def understand(shapes: Shapes, config: Mapping[str, Any] | None, rows: Rows = ()
     found = tuple(embeddings) if row.embeddings is None else _present(row.embeddings, shapes)
     chosen = chosen if row.heads is None else _present(row.heads, shapes)
     size = next((shapes[n][0] for n in (*found, *chosen)), 0)
-    same = [n for n in (*tables, *heads) if n in sideways or abs(shapes[n][0] - size) <= 0.1 * size + 64]
+    same = [
+        n for n in (*tables, *heads) if n in sideways or abs(shapes[n][0] - size) <= 0.1 * size + 64
+    ]
     vocabulary = {n: int(n in sideways) for n in (*same, *found, *chosen)}
     vocabulary |= _vocabulary_biases(loose, shapes, vocabulary)
     vocabulary |= {name: axis for name, axis in row.vocabulary.items() if name in shapes}
