@@ -158,7 +158,7 @@ def _method(method: Method) -> Iterator[str]:
     yield from ("", method.summary, "", f"**When:** {method.use}")
     for file, names, caption in PICTURES:
         if method.name in names:
-            yield from ("", f"![{caption}](../pictures/{file})", "", f"*{caption}*")
+            yield from ("", f"![what {method.name} does](../pictures/{file})", "", f"*{caption}*")
     yield from ("", "## Formula", "", method.formula_text.rstrip(), "", SYMBOLS)
     if method.parameters:
         yield from ("", "## Parameters", "")
@@ -187,7 +187,7 @@ def _quality_of(method: Method) -> Iterator[str]:
         f"problems solved ({_measured_with(found)}; [all methods](../quality.md))."
     )
     first = [_first(found, name) for name in BASELINES if name != method.name]
-    yield from ("", *_scores([*first, *own], ""))
+    yield from ("", *_scores([*first, *own], "", here=method.name))
 
 
 # --- quality -------------------------------------------------------------------------------------
@@ -254,11 +254,13 @@ def _measured_with(found: dict[str, Any]) -> str:
     return f"measured {found['date']}, {words}"
 
 
-def _scores(rows: list[dict[str, Any]], folder: str) -> Iterator[str]:
-    """A table of scores; ``folder`` is where the methods' pages are."""
+def _scores(rows: list[dict[str, Any]], folder: str, here: str = "") -> Iterator[str]:
+    """A table of scores; ``folder`` is where the methods' pages are, ``here`` the page it is on."""
     yield from ("| model or method | setting | add | sort |", "|---|---|---:|---:|")
     for row in rows:
-        name = row.get("model") or f"[{row['method']}]({folder}{row['method']}.md)"
+        name = row.get("model") or row["method"]
+        if "method" in row and name != here:
+            name = f"[{name}]({folder}{name}.md)"
         yield f"| {name} | {row.get('setting', '')} | {row['add']:.1%} | {row['sort']:.1%} |"
 
 
