@@ -173,8 +173,8 @@ def test_kinds_that_cannot_be_united_are_all_told():
     for mode in ("merge", "vocab_only"):
         with pytest.raises(RecipeError) as error:
             output_vocabulary(tokenizers, [9, 9, 9], "union", union_mode=mode)
-        hint = ("Write union_mode: added_only to take its added tokens only, or choose one "
-                "model's tokenizer with source.")  # fmt: skip
+        hint = ("Write tokenizer: {source: union, union_mode: added_only} to take its added "
+                "tokens only, or choose one model's tokenizer with source.")  # fmt: skip
         assert [str(p) for p in error.value.problems] == [
             "tokenizer: 1 token (z) of B cannot come into the tokenizer of A: one is a BPE "
             f"tokenizer, the other WordLevel. {hint}",

@@ -227,8 +227,8 @@ def _modes(
                     where,
                     f"{_some(new)} of {theirs.label} cannot come into the tokenizer of "
                     f"{anchor.label}: {_kinds(anchor, theirs)}",
-                    "Write union_mode: added_only to take its added tokens only, or choose one "
-                    "model's tokenizer with source.",
+                    "Write tokenizer: {source: union, union_mode: added_only} to take its added "
+                    "tokens only, or choose one model's tokenizer with source.",
                 )
             )
             continue
