@@ -73,7 +73,9 @@ TOKENIZERS: dict[str, tuple[str, Make, str]] = {
     "two kinds": (
         "tokenizer_source: union",
         unigram,
-        "tokenizer_source (line 5): KINDS",
+        "tokenizer_source (line 5): 2 tokens (p, q) of ./B cannot come into the tokenizer of ./A: "
+        "one is a Unigram tokenizer, the other BPE. Write tokenizer: {source: union, union_mode: "
+        "added_only} to take its added tokens only, or choose one model's tokenizer with source.",
     ),
     "no JSON": (
         "tokenizer_source: union",
@@ -99,7 +101,7 @@ def test_a_tokenizer_that_cannot_be_used(case, same):
 
 # --- settings -----------------------------------------------------------------------------------
 
-MODEL_TOKEN = "tokenizer: {tokens: {t1: {source: {kind: model_token, model: ./A%s}}}}"  # noqa: S105
+MODEL_TOKEN = "tokenizer: {tokens: {t1: {source: {kind: model_token, model: ./A%s}}}}"
 ONE_OF = "kind: model_token needs exactly one of 'token' and 'token_id'"
 SETTINGS = {
     "tokenizer_source: unoin": "tokenizer_source (line 5): 'unoin' is neither union nor base, and "
@@ -146,7 +148,8 @@ SETTINGS = {
     MODEL_TOKEN % ", token: T2": "tokenizer.tokens.t1.source (line 5): ./A has no token 'T2'",
     MODEL_TOKEN % ", token: 2": "tokenizer.tokens.t1.source.token (line 5): is not text; put it in "
     "quotes",
-    MODEL_TOKEN % ", token_id: 12": "tokenizer.tokens.t1.source (line 5): ROW12",
+    MODEL_TOKEN % ", token_id: 12": "tokenizer.tokens.t1.source (line 5): ./A has no row 12: its "
+    "embedding has rows 0 to 11",
     MODEL_TOKEN % ", token_id: -1": "tokenizer.tokens.t1.source.token_id (line 5): a token id is 0 "
     "or more",
     MODEL_TOKEN % ", token_id: x": "tokenizer.tokens.t1.source.token_id (line 5): a whole number "
@@ -172,7 +175,10 @@ def test_a_row_of_another_width(same):
 def test_a_token_beyond_the_rows_of_its_model(same):
     write_json(same / "B/tokenizer.json", tokenizer([*TOKENS, "t12"]))
     said = refused_of("tokenizer: {source: base, tokens: {t12: {source: ./B}}}")
-    assert said == ["tokenizer.tokens.t12.source (line 5): BEYOND"]
+    assert said == [
+        "tokenizer.tokens.t12.source (line 5): ./B has no row 12 of 't12': its embedding has rows "
+        "0 to 11"
+    ]
 
 
 def test_all_mistakes_are_told_together(same):
@@ -246,15 +252,18 @@ def test_a_template_of_a_model_that_does_not_work(name, content, message, same):
 
 def warned_of(setting: str) -> list[str]:
     """The warnings of a merge of ``A`` and ``B`` that is carried out."""
-    done = merge(linear("./A", "./B", more=setting), "--quiet")
+    done = merge(linear("./A", "./B", more=setting))
     assert done.code == 0, done.err
-    return [line.removeprefix("warning: ") for line in done.lines]
+    found = [line for line in done.lines if line.startswith("warning: ")]
+    return [line.removeprefix("warning: ") for line in found]
 
 
 def test_tokens_of_the_template_that_the_output_has_not(same):
     said = warned_of("chat_template: chatml")
     assert said == [
-        "chat_template (line 5): TOKENS",
+        "chat_template (line 5): the template (built-in chatml) writes '<|im_start|>', "
+        "'<|im_end|>', which the output's vocabulary does not have as one token. Add them under "
+        "tokenizer: tokens:, or choose another template.",
     ]
     assert "<|im_start|>" in Path("out/chat_template.jinja").read_text()
 
@@ -266,7 +275,10 @@ def test_auto_without_a_template(same):
 
 def test_a_token_that_no_model_has(same):
     said = warned_of("tokenizer: {source: base, tokens: {t1: {}, t2: , new: {}}}")
-    assert said == ["NEW"]
+    assert said == [
+        "tokenizer (line 5): no model has a row for 'new': the output's is zero. Give it a source "
+        "under tokenizer: tokens:."
+    ]
     assert json.loads(Path("out/config.json").read_text())["vocab_size"] == 13
 
 
