@@ -149,7 +149,7 @@ def _plan(
         seed=options.seed,
         filters=resolver.filters(),
         unused=unused,
-        vocabulary=_summary(recipe, models, decided, options),
+        vocabulary=_summary(recipe, models, decided, options, problems),
         warnings=_in_order(recipe, problems.warnings),
         chain=chain,
     )
@@ -179,11 +179,25 @@ def _check_parts(
 
 
 def _summary(
-    recipe: Recipe, models: Models, decided: vocabularies.Decided, options: Options
+    recipe: Recipe,
+    models: Models,
+    decided: vocabularies.Decided,
+    options: Options,
+    problems: Problems,
 ) -> VocabularySummary | None:
     if decided.common is None and not options.describe_vocabulary:
         return None
-    return summarize(recipe, models, decided)
+    found = summarize(recipe, models, decided)
+    settings = recipe.tokenizer
+    if found and found.unknown and settings and settings.missing != "subword":
+        where = settings.where
+        problems.warn(
+            where,
+            f"no model has a row for {vocabularies.some(found.unknown)}: the output's is zero",
+            "Give it a source under tokenizer: tokens:.",
+            recipe.line(where),
+        )
+    return found
 
 
 def _warn_embed_slerp(recipe: Recipe, problems: Problems) -> None:

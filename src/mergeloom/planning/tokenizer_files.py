@@ -14,6 +14,7 @@ from mergeloom.planning.plan import Options
 from mergeloom.planning.vocabularies import Decided, vocabulary_rows
 from mergeloom.types import Checkpoint, ModelReference, Recipe
 from mergeloom.vocabulary.chat_template import (
+    TEMPLATE_HOLDERS,
     Template,
     resolve_template,
     template_files,
@@ -130,8 +131,8 @@ def _warn_of_missing_tokens(
     if absent:
         problems.warn(
             "chat_template",
-            f"the template of {template.origin} writes {', '.join(map(repr, absent))}, which the "
-            "output's vocabulary has not as one token",
+            f"the template ({template.origin}) writes {', '.join(map(repr, absent))}, which the "
+            "output's vocabulary does not have as one token",
             "Add them under tokenizer: tokens:, or choose another template.",
             recipe.line("chat_template"),
         )
@@ -203,5 +204,5 @@ def _object(content: bytes) -> dict[str, Any] | None:
 
 
 def _present(source: Checkpoint) -> dict[str, bytes]:
-    names = ("tokenizer_config.json", "chat_template.json")
-    return {name: content for name in names if (content := source.side_file(name)) is not None}
+    found = {name: source.side_file(name) for name in TEMPLATE_HOLDERS}
+    return {name: content for name, content in found.items() if content is not None}

@@ -143,7 +143,7 @@ def _as_they_are(recipe: Recipe, models: Models, problems: Problems) -> Decided:
             problems.warn(
                 label,
                 f"{_count(extra)} that {donor.checkpoint.label} has not, and the result will not "
-                f"have: {_some(extra)}. tokenizer_source: union keeps them",
+                f"have: {some(extra)}. tokenizer_source: union keeps them",
             )
     holders = tuple(read)
     counts = {reference: vocabulary_rows(models[reference]) for reference in recipe.models()}
@@ -179,7 +179,8 @@ def _count(tokens: Sequence[str]) -> str:
     return "has 1 token" if len(tokens) == 1 else f"has {len(tokens)} tokens"
 
 
-def _some(tokens: Sequence[str]) -> str:
+def some(tokens: Sequence[str]) -> str:
+    """The first of them, quoted, and how many more there are."""
     more = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
     return ", ".join(map(repr, tokens[:SHOWN])) + more
 
@@ -292,9 +293,8 @@ class _Setting:
                 "A row can only come from a model of the same width.",
             )
             return None
-        number = setting.token_id
+        number, wanted = setting.token_id, setting.token or text
         if number is None:
-            wanted = setting.token if setting.token is not None else text
             ids = self.tokenizers[setting.model].ids
             if wanted not in ids:
                 near = difflib.get_close_matches(wanted, ids, n=3, cutoff=0.6)
@@ -303,8 +303,10 @@ class _Setting:
                 return None
             number = ids[wanted]
         if number >= rows:
+            named = "" if setting.token_id is not None else f" of {wanted!r}"
             self._error(
-                f"{where}.source", f"row {number} of {label}, which has {rows} rows (0-{rows - 1})"
+                f"{where}.source",
+                f"{label} has no row {number}{named}: its embedding has rows 0 to {rows - 1}",
             )
             return None
         holders = tuple(h for h in self.holders if h in self.tokenizers)

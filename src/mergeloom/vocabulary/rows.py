@@ -198,7 +198,8 @@ class _Deciding:
         merging = np.asarray([h.merges for h in self.holders])
         known = (own >= 0) & merging[:, None] & is_token  # (holders, rows)
         source, row = self._defaults(own, known, ~is_token)
-        unknown = tuple(t for t, r in ids.items() if source[r] == ZERO and t not in self.chosen)
+        placed = {token for token, choice in self.chosen.items() if choice.place is not None}
+        unknown = tuple(t for t, r in ids.items() if source[r] == ZERO and t not in placed)
         forced: list[int] = []
         sources = np.tile(source, (len(self.holders), 1))
         picked = np.tile(row, (len(self.holders), 1))
