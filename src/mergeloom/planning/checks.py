@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -114,12 +115,19 @@ def warn_settings(models: Models, problems: Problems) -> None:
         if not theirs or not ours:
             continue
         for key in SHARED_KEYS:
-            if key in theirs and key in ours and theirs[key] != ours[key]:
+            if key in theirs and key in ours and not _same(theirs[key], ours[key]):
                 problems.warn(
                     model.checkpoint.label,
                     f"was trained with {key} {theirs[key]}, the output gets "
                     f"{donor.label}'s {ours[key]}",
                 )
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether two settings are equal, but for a float that went through 32 bits (GGUF's do)."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-6)
+    return a == b
 
 
 def warn_unread(jobs: Sequence[Job], problems: Problems) -> None:

@@ -77,6 +77,8 @@ def write(
     state: Mapping[str, torch.Tensor],
     kinds: Mapping[str, Q] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    tokens: list[str] | None = None,
+    factors: torch.Tensor | None = None,
 ) -> Path:
     """A file of one model; ``kinds`` by the end of transformers' names, F32 without."""
     settings = config(family).to_dict()
@@ -103,7 +105,7 @@ def write(
     if family == "gemma2":
         writer.add_attn_logit_softcapping(settings["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(settings["final_logit_softcapping"])
-    writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(ROWS)])
+    writer.add_array("tokenizer.ggml.tokens", tokens or [f"t{i}" for i in range(ROWS)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
@@ -116,6 +118,8 @@ def write(
         stored = gguf.quantize(data, kind)
         raw_shape = None if kind in (Q.F32, Q.F16) else stored.shape
         writer.add_tensor(gguf_name(family, name), stored, raw_shape, kind)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors.float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
