@@ -49,10 +49,27 @@ def decide(recipe: Recipe, models: Models, options: Options, problems: Problems)
             return plain
         return _as_they_are(recipe, models, problems)
     holders = (*recipe.models(), *recipe.lenders())
+    if _nothing_to_do(recipe, models, holders):
+        return plain
     tokenizers = _read(recipe, models, holders, problems, required=True)
     if tokenizers is None:
         return plain
     return _Setting(recipe, models, holders, tokenizers, problems).decide()
+
+
+def _nothing_to_do(recipe: Recipe, models: Models, holders: Sequence[ModelReference]) -> bool:
+    """Whether a setting changes nothing: one and the same tokenizer, as many rows in each model.
+
+    Most recipes name a tokenizer source though all their models are of one family; their
+    tokenizers are then not even parsed.
+    """
+    settings = recipe.tokenizer
+    if settings is None or settings.tokens or settings.pad_to_multiple_of:
+        return False
+    read = [read_tokenizer(models[holder].checkpoint) for holder in holders]
+    rows = {vocabulary_rows(models[holder]) for holder in holders}
+    same = len({t.digest if t else None for t in read}) == len(rows) == 1
+    return same and read[0] is not None and not read[0].may_exceed(rows.pop())
 
 
 def vocabulary_rows(model: Model) -> int:

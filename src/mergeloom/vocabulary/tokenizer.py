@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from mergeloom.vocabulary.convert import converted, is_vocabulary
 
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,20})')
 LARGEST_ID = 2**31 - 1
 
 
@@ -120,6 +122,16 @@ class Tokenizer:
     def shared(self, other: Tokenizer) -> int:
         """How many tokens both know, whatever their ids."""
         return len(self.ids.keys() & other.ids.keys())
+
+    def may_exceed(self, rows: int) -> bool:
+        """Whether an added token's id may lie beyond ``rows``, without parsing the file.
+
+        True when in doubt: without a tokenizer.json, or when some number called "id" is so large.
+        """
+        content = self.files.get("tokenizer.json")
+        if content is None:
+            return True
+        return any(int(found[1]) >= rows for found in _ID.finditer(content))
 
     @cached_property
     def _contents(self) -> tuple[Mapping[str, Any] | None, Mapping[str, int]]:
