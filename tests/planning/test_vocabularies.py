@@ -205,8 +205,9 @@ def test_a_tokenizer_from_a_folder_without_weights(tmp_path):
 
 
 def test_ids_beyond_the_rows_are_dropped(tmp_path):
-    a = model(tmp_path / "a", [*WORDS, "<unused>"], rows=16)
-    b = model(tmp_path / "b", [*WORDS, "<unused>"], rows=16, seed=1)
+    unused = {"tokenizer.json": word_level([*WORDS, "<unused>"], ("<s>", "</s>", "<unused>"))}
+    a = model(tmp_path / "a", WORDS, files=unused)
+    b = model(tmp_path / "b", WORDS, files=unused, seed=1)
     tensors, config, out = merged(tmp_path, linear(a, b, tokenizer_source="base"))
     assert "<unused>" not in tokens_of(out)
     assert (config["vocab_size"], len(tensors[EMBEDDING])) == (16, 16)
