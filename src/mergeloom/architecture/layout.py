@@ -48,7 +48,14 @@ POST = re.compile(
 )
 POST_FIRST = re.compile(r"embedding_norm")
 HEADS = re.compile(r"head|cls\.|predictions|vocab|output|proj_out|logits|decoder\.bias")
-BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|attention\.(masked_)?bias$")
+BUFFERS = re.compile(
+    r"(^|\.)((original_)?inv_freq|(cos|sin)_cached|causal_mask|(attn|attention)\.(masked_)?bias)$"
+)
+# Kept in float32 by the models that have them, whatever the others' dtype: corrections of routers,
+# the decay of state-space models.
+OWN_DTYPE = re.compile(
+    r"(^|\.)(e_score_correction_bias|expert_bias|A_log|D|dt_bias|time_decay|time_first)$"
+)
 
 # Parts between the stacks: neither before the layers nor after them matters for these.
 KNOWN_PARTS = re.compile(
@@ -245,9 +252,18 @@ def is_post(name: str) -> bool:
     )
 
 
-def is_buffer(name: str) -> bool:
-    """Whether a tensor is a constant that models of one kind share: copied, never merged."""
-    return bool(BUFFERS.search(name))
+def is_buffer(name: str, shape: tuple[int, ...] | None = None) -> bool:
+    """Whether a tensor is a constant that models of one kind share: copied, never merged.
+
+    A ``bias`` of attention is a mask when it has an axis for each of (batch, head, row, column).
+    """
+    is_mask = not name.endswith(".bias") or shape is None or len(shape) == 4
+    return is_mask and bool(BUFFERS.search(name))
+
+
+def has_own_dtype(name: str) -> bool:
+    """Whether a tensor keeps the dtype it is stored in when the others are cast."""
+    return bool(OWN_DTYPE.search(name))
 
 
 def _vocabulary_tensors(loose: list[str], shapes: Shapes, config: Mapping[str, Any]) -> list[str]:

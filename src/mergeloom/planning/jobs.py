@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mergeloom.architecture import Source, is_buffer, plain
+from mergeloom.architecture import Source, has_own_dtype, is_buffer, plain
 from mergeloom.checkpoint import RowsOf
 from mergeloom.errors import Problems
 from mergeloom.methods import Method, MethodError
@@ -63,8 +63,9 @@ class JobMaker:
             for entry, source in zip(part.inputs, target.sources, strict=True)
         ]
         lead = part.base or 0
-        if not self._selected(target.name) or is_buffer(target.name):
-            why = "a constant buffer" if is_buffer(target.name) else "not selected"
+        is_constant = self._is_constant(target, part, found)
+        if is_constant or not self._selected(target.name):
+            why = "a constant buffer" if is_constant else "not selected"
             return self._copy_lead(target, part, found, why)
         if self._is_apart(target, part, found, lead):
             self.kept.append(target.name)
@@ -88,6 +89,15 @@ class JobMaker:
             self.unmatched.append(target.name)
             return self._copy_lead(target, part, found, "of another shape")
         return job
+
+    def _is_constant(self, target: Target, part: Part, found: Sequence[Source | None]) -> bool:
+        """Whether it is a buffer by its name and, where there is one to look at, its shape."""
+        pairs = zip(part.inputs, found, strict=True)
+        return is_buffer(target.name) and all(
+            is_buffer(target.name, self.models[entry.model].view(source).shape)
+            for entry, source in pairs
+            if source is not None
+        )
 
     def _is_apart(
         self, target: Target, part: Part, found: Sequence[Source | None], lead: int
@@ -142,7 +152,7 @@ class JobMaker:
             if (theirs := self.models.find(other, target.name)) is not None:
                 self._use(other, theirs)
         entry = JobInput(self.models[reference].checkpoint.label, source.text, view)
-        dtype = view.dtype if is_buffer(target.name) else self._dtype(view)
+        dtype = view.dtype if is_buffer(target.name, view.shape) else self._dtype(target, view)
         return Job(target.name, dtype, view.shape, None, (entry,), position=target.position,
                    why=why)  # fmt: skip
 
@@ -152,10 +162,13 @@ class JobMaker:
         if not source.is_plain:
             self.repacked.setdefault(reference, []).append(source)
 
-    def _dtype(self, view: View) -> str:
+    def _dtype(self, target: Target, view: View) -> str:
         """The output dtype: ``out_dtype``, else ``dtype``, else what the base stores."""
         wanted = self.recipe.out_dtype or self.recipe.dtype
-        return wanted if wanted and view.dtype in ARITHMETIC_DTYPES else view.saved_dtype
+        kept = has_own_dtype(target.name) and not self.options.cast_all
+        if not wanted or kept or view.dtype not in ARITHMETIC_DTYPES:
+            return view.saved_dtype
+        return wanted
 
     def _merge(self, target: Target, part: Part, sources: Sequence[Source]) -> Job | None:
         inputs = []
@@ -170,7 +183,7 @@ class JobMaker:
         shape = fitted[0].view.shape
         job = Job(
             name=target.name,
-            dtype=self._dtype(fitted[0].view),
+            dtype=self._dtype(target, fitted[0].view),
             shape=shape,
             method=self.method.name,
             inputs=fitted,
