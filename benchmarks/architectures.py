@@ -3,11 +3,11 @@
     python benchmarks/architectures.py [MODEL_TYPE ...] [--jobs N] [--json FILE]
 
 Every (model type, class) of five auto mappings of the installed transformers is built on the meta
-device from its default config. Its names and shapes, as `save_pretrained` would write them, and its
-config go through `understand`; what comes out is compared with the module tree. Then the main stack
-is rebuilt with an overlap (the first half, then the last three quarters), and the plan's tensors are
-compared with those of the class that is built from the rewritten config: names and shapes must be
-the same, or the plan must have been refused.
+device from its default config. Its names and shapes, as `save_pretrained` would write them, and
+its config go through `understand`; what comes out is compared with the module tree. Then the main
+stack is rebuilt with an overlap (the first half, then the last three quarters), and the plan's
+tensors are compared with those of the class that is built from the rewritten config: names and
+shapes must be the same, or the plan must have been refused.
 """
 
 from __future__ import annotations
@@ -240,9 +240,11 @@ def expected(config: Result) -> dict[str, tuple[int, ...]]:
     import torch
     import transformers
 
+    from mergeloom.verify import decoded
+
     kind = getattr(transformers, config["architectures"][0])
     with torch.device("meta"):
-        model = kind(kind.config_class.from_dict(config))
+        model = kind(kind.config_class.from_dict(decoded(config)))
     stored = stored_tensors(model, kept_tensors(model))
     return {name: tuple(tensor.shape) for name, tensor in stored.items()}
 

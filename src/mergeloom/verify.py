@@ -142,10 +142,20 @@ def _class_of(config: Mapping[str, Any], transformers: Any) -> tuple[Any, Any]:
         )
     with _quiet(transformers):
         try:
-            return kind, (kind.config_class or transformers.AutoConfig).from_dict(dict(config))
+            settings = kind.config_class or transformers.AutoConfig
+            return kind, settings.from_dict(decoded(config))
         except Exception as error:
             what = f"transformers refuses config.json: {_first_line(error)}"
             raise NotVerifiedError(what) from error
+
+
+def decoded(value: Any) -> Any:
+    """JSON with the numbers that JSON has no word for, as transformers writes them in a mapping."""
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {key: decoded(inner) for key, inner in value.items()}
+    return [decoded(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _sentences(found: Misfits) -> Iterator[str]:

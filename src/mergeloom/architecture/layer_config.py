@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mergeloom.architecture.stacks import COUNT_KEYS, LAYER_LIST_KEYS, Stack, family, lookup
+from mergeloom.architecture.stacks import COUNT_KEYS, LAYER_LIST_KEYS, Stack, family, leaves, lookup
 
 Scope = Mapping[str, Any]
 Selection = Sequence[tuple[Scope, int]]
@@ -21,6 +21,10 @@ Selection = Sequence[tuple[Scope, int]]
 INDEX_LIST = re.compile(r"(idx|idxs|indices|index|indexes|ids|layers|locations)$")
 # Lists that speak of something else, however long they are (five multipliers of Falcon-H1).
 NOT_LAYERS = re.compile(r"multipliers$|token_ids?$|section$|pinpoints$|^(image|patch)_size$")
+# Layers that use the keys and values of others: no order but their own is known to work.
+SHARED_ACROSS_LAYERS = re.compile(r"^(num_kv_shared_layers|kv_source_layers)$")
+# Outputs of layers of a vision tower that the rest of the model reads, by their number.
+FEATURE_LAYERS = re.compile(r"^vision_feature_layers?$")
 LAST_LAYER = re.compile(r"layer_end_index$")
 SLIDING, FULL, LINEAR = "sliding_attention", "full_attention", "linear_attention"
 
@@ -60,6 +64,8 @@ def select_layers(
     for key, value in list(scope.items()):
         if (*stack.count_key[:-1], key) in others:
             continue
+        if isinstance(value, list) and _is_of_encoder(key, stack, keep):
+            continue
         rewritten = (
             first_positions(value, [index for _, index in selection])
             if key in paired
@@ -67,7 +73,53 @@ def select_layers(
         )
         if rewritten is not None:
             scope[key] = rewritten
+    scope.setdefault(stack.count_key[-1], len(selection))
+    for path, states, _ in feature_layers(config, stack, [index for _, index in selection]):
+        owner = result
+        for key in path[:-1]:
+            owner = owner[key]
+        owner[path[-1]] = states
     return result
+
+
+def _is_of_encoder(key: str, stack: Stack, others: Sequence[Stack]) -> bool:
+    """Whether a list beside both an encoder's and a decoder's count speaks of the encoder.
+
+    LED's ``attention_window``: what is not called a decoder's is the encoder's.
+    """
+    beside = [s.count_key for s in others if s.count_key]
+    return (
+        stack.count_key is not None
+        and "decoder" in stack.count_key[-1]
+        and "decoder" not in key
+        and any(path[:-1] == stack.count_key[:-1] and "encoder" in path[-1] for path in beside)
+    )
+
+
+def feature_layers(
+    config: Scope, stack: Stack, order: Sequence[int]
+) -> tuple[tuple[tuple[str, ...], Any, tuple[int, ...]], ...]:
+    """Keys that name outputs of a vision tower's layers, for an order of these layers.
+
+    State 0 is the tower's input and state i the output of layer i − 1; negative ones count from
+    the end and stay.
+
+    Returns:
+        (path of the key, its new value, layers that it reads and that are left out).
+    """
+    if family(stack.prefix) != "vision":
+        return ()
+    found = []
+    for path, value in leaves(config):
+        states = value if isinstance(value, list) else [value]
+        if not FEATURE_LAYERS.search(path[-1] if path else "") or not all(
+            type(state) is int for state in states
+        ):
+            continue
+        lost = tuple(s - 1 for s in states if s > 0 and s - 1 not in order)
+        moved = [s if s <= 0 or s - 1 in lost else order.index(s - 1) + 1 for s in states]
+        found.append((path, moved if isinstance(value, list) else moved[0], lost))
+    return tuple(found)
 
 
 def paired_lists(scope: Scope, stack: Stack, others: Sequence[Stack]) -> tuple[str, ...]:

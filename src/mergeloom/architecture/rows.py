@@ -8,10 +8,12 @@ A row is a mapping; a file holds one row or a list of them::
     heads: [unembed.weight]
     vocabulary: {unembed.bias: 0}
     modules: {vision: [eye, eye_projection]}
+    order: fixed
 
 ``stacks`` maps a prefix to the config key that holds its number of layers, null for one that cannot
 be sliced. ``embeddings`` and ``heads`` replace what the rules find, ``vocabulary`` adds tensors
-with the axis that counts tokens, ``modules`` adds names to prefixes.
+with the axis that counts tokens, ``modules`` adds names to prefixes. ``order: fixed`` says that the
+layers cannot be taken out of their order: config.json has no words for another one.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class Row:
     heads: tuple[str, ...] | None = None
     vocabulary: Mapping[str, int] = field(default_factory=dict)
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fixed_order: bool = False
 
     def speaks_of(self, config: Mapping[str, Any]) -> bool:
         """Whether the row is about models with this config.json."""
@@ -73,6 +76,7 @@ def row_for(config: Mapping[str, Any], rows: Rows = ()) -> Row:
                 whole.heads if row.heads is None else row.heads,
                 {**whole.vocabulary, **row.vocabulary},
                 {**whole.modules, **row.modules},
+                whole.fixed_order or row.fixed_order,
             )
     return whole
 
@@ -183,6 +187,12 @@ class _Reader:
             for name, prefixes in self._mapping(value, path).items()
         }
 
+    def fixed(self, value: Any, path: str) -> bool:
+        """The word ``fixed``."""
+        if value != "fixed":
+            self._wrong(path, f"the only word here is fixed, not {value!r}")
+        return True
+
     def _mapping(self, value: Any, path: str) -> Mapping[str, Any]:
         if isinstance(value, Mapping):
             return value
@@ -204,6 +214,7 @@ KEYS: Mapping[str, tuple[str, Callable[[_Reader, Any, str], Any]]] = {
     "heads": ("heads", _Reader.names),
     "vocabulary": ("vocabulary", _Reader.axes),
     "modules": ("modules", _Reader.modules),
+    "order": ("fixed_order", _Reader.fixed),
 }
 
 

@@ -107,7 +107,29 @@ def find_stacks(
         stack = _with_count_key(prefix, count, config)
         if count >= 2 or stack.count_key:
             stacks.append(stack)
-    return tuple(stacks)
+    return _with_implied_key(stacks, groups, config)
+
+
+def _with_implied_key(
+    stacks: list[Stack], groups: Mapping[str, Mapping[int, set[str]]], config: Mapping[str, Any]
+) -> tuple[Stack, ...]:
+    """The stacks, with a count key for the text's when config.json leaves its class's default.
+
+    LLaVA 1.5 says nothing in ``text_config`` of the 32 layers that Llama has by default.
+    """
+    scope: Path = next(((s,) for s in TEXT_SCOPES if isinstance(config.get(s), Mapping)), ())
+    said = config if not scope else config[scope[0]]
+    texts = [s for s in stacks if family(s.prefix) == "text"]
+    if (
+        "model_type" not in config
+        or any(s.count_key for s in texts)
+        or any(key in COUNT_KEYS or key in LAYER_LIST_KEYS for key in said)
+        or not texts
+    ):
+        return tuple(stacks)
+    largest = max(texts, key=lambda s: sum(map(len, groups[s.prefix].values())))
+    implied = Stack(largest.prefix, largest.length, (*scope, "num_hidden_layers"))
+    return tuple(implied if s is largest else s for s in stacks)
 
 
 def _with_stated_key(prefix: str, count: int, key: Path | None, config: Mapping[str, Any]) -> Stack:
@@ -148,6 +170,9 @@ def _score(path: Path, prefix: str) -> float:
     if words:
         wanted, other = ("decoder", "encoder") if "decoder" in words else ("encoder", "decoder")
         score += 5 if wanted in dotted else -5 if other in dotted else 0
+    # qformer_config speaks of qformer.encoder.layer.
+    owners = [scope.removesuffix("_config") for scope in path[:-1]]
+    score += 3 if any(owner in prefix for owner in owners if owner != "text") else 0
     score += 2 if path[-1] == "num_hidden_layers" else 0
     score += 1 if any(scope in path for scope in TEXT_SCOPES) else 0
     return score - 0.1 * len(path)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mergeloom.architecture.layer_config import count_scope, layer_labels
-from mergeloom.architecture.layer_kinds import Kind, first_misfit
 from mergeloom.architecture.rows import check_rows, read_rows
 from mergeloom.errors import (
     CheckpointError,
@@ -22,12 +20,13 @@ from mergeloom.methods import METHODS, Method
 from mergeloom.planning import checks, kinds, vocabularies
 from mergeloom.planning.files import output_config, side_files, warn_of_links
 from mergeloom.planning.jobs import JobMaker, unused_tensors
+from mergeloom.planning.layer_warnings import warn_layers
 from mergeloom.planning.models import Models, open_models, relate
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Options, Plan, VocabularySummary
-from mergeloom.planning.restacking import check_restacked
+from mergeloom.planning.restacking import check_restacked, without_extras
 from mergeloom.planning.shards import shard
-from mergeloom.planning.targets import Part, Restacked, make_parts, make_targets
+from mergeloom.planning.targets import Part, make_parts, make_targets
 from mergeloom.planning.tokenizer_files import make_files
 from mergeloom.planning.vocabulary_summary import summarize
 from mergeloom.types import Checkpoint, ModelReference, Recipe
@@ -116,6 +115,7 @@ def _plan(
     targets, restacked = make_targets(recipe, parts, models, problems)
     problems.raise_errors(CheckpointError)
     decided = vocabularies.decide(recipe, models, options, problems)
+    targets = without_extras(targets, restacked, models, problems)
     resolver = Resolver(recipe, method, problems)
     maker = JobMaker(recipe, method, models, options, problems, resolver, decided.common)
     jobs = maker.make(targets)
@@ -130,9 +130,9 @@ def _plan(
     if not problems.errors:
         for rebuilt in restacked:
             check_restacked(rebuilt, models, problems)
-            _check_kinds(rebuilt, models, problems)
     problems.raise_errors(_kind(maker))
     checks.warn_settings(models, problems)
+    warn_layers(models, restacked, problems)
     checks.warn_unread(jobs, problems)
     unused = unused_tensors(models, maker.used, _merged_whole(every_part))
     checks.warn_left_out(maker, unused)
@@ -215,56 +215,6 @@ def _merged_whole(parts: Sequence[Part]) -> tuple[ModelReference, ...]:
     """The models that are merged from end to end, whose every tensor should find a use."""
     found = [entry.model for part in parts if not part.is_slice for entry in part.inputs]
     return tuple(dict.fromkeys(found))
-
-
-def _check_kinds(rebuilt: Restacked, models: Models, problems: Problems) -> None:
-    """Refuse a layer order that the loader cannot be told about."""
-    donor = models.donor
-    source = [_layer_kind(models, models.donor_reference, rebuilt, i)
-              for i in range(rebuilt.stack.length)]  # fmt: skip
-    selected = [_layer_kind(models, reference, rebuilt, i) for reference, i in rebuilt.selection]
-    if _lists_tell_kinds(models, rebuilt, source, selected):
-        return
-    bad = first_misfit(source, selected)
-    if bad is not None:
-        reference, index = rebuilt.selection[bad]
-        problems.error(
-            "slices",
-            f"output layer {bad} would be layer {index} of {reference}, but "
-            f"{donor.checkpoint.label}'s kind of model expects another kind of layer there",
-            "Choose ranges so that every kind of layer keeps its position or its period.",
-        )
-
-
-def _lists_tell_kinds(
-    models: Models, rebuilt: Restacked, source: Sequence[Kind], selected: Sequence[Kind]
-) -> bool:
-    """Whether the per-layer lists of config.json say what each layer is made of.
-
-    Any order can then be written. Lists that speak of something else (attention windows in a
-    model whose first layers are dense) do not count: layers they call equal differ.
-    """
-    used = dict.fromkeys([models.donor_reference, *(r for r, _ in rebuilt.selection)])
-    labels = {reference: _labels(models, reference, rebuilt) for reference in used}
-    kinds: dict[object, set[Kind]] = {}
-    ours = labels[models.donor_reference]
-    for label, kind in zip(ours, source, strict=True):
-        kinds.setdefault(label, set()).add(kind)
-    picked = [labels[reference][i] for reference, i in rebuilt.selection]
-    return all(len(found) == 1 for found in kinds.values()) and all(
-        kinds.get(label) == {kind} for label, kind in zip(picked, selected, strict=True)
-    )
-
-
-def _labels(models: Models, reference: ModelReference, rebuilt: Restacked) -> list[object]:
-    """For every layer of a model what its config's lists say about it."""
-    model = models[reference]
-    stack = model.stack_like(rebuilt.stack) or rebuilt.stack
-    return [*layer_labels(count_scope(model.checkpoint.config or {}, stack), stack.length)]
-
-
-def _layer_kind(models: Models, reference: ModelReference, rebuilt: Restacked, index: int) -> Kind:
-    return frozenset(models[reference].alignment.layer(rebuilt.stack.prefix, index).items())
 
 
 def default_intermediates(out: Path) -> Path:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mergeloom.architecture.layer_config import (
     LAST_LAYER,
+    SHARED_ACROSS_LAYERS,
     count_scope,
+    feature_layers,
     first_positions,
+    layer_labels,
     paired_lists,
 )
-from mergeloom.architecture.layer_kinds import packed_by_layer
+from mergeloom.architecture.layer_kinds import (
+    Kind,
+    end_extras,
+    first_misfit,
+    lists_beside,
+    packed_by_layer,
+)
 from mergeloom.errors import Problems
 from mergeloom.planning.models import Models
-from mergeloom.planning.targets import Restacked
+from mergeloom.planning.targets import Restacked, Target
+from mergeloom.types import ModelReference
+
+WHOLE = "Models of this kind can be merged whole, with models:."
 
 
 def check_restacked(rebuilt: Restacked, models: Models, problems: Problems) -> None:
@@ -24,14 +38,45 @@ def check_restacked(rebuilt: Restacked, models: Models, problems: Problems) -> N
     if order == list(range(stack.length)):
         return
     scope = count_scope(donor.checkpoint.config or {}, stack)
+    kind = (donor.checkpoint.config or {}).get("model_type")
+    if donor.layout.row.fixed_order:
+        problems.error(
+            "slices", f"the layers of a {kind} model cannot be taken out of their order", WHOLE
+        )
+    shared = [
+        s.prefix
+        for s in donor.layout.stacks
+        if s != stack and s.count_key and s.count_key == stack.count_key
+    ]
+    if shared:
+        problems.error(
+            "slices",
+            f"config.json has one number ({'.'.join(stack.count_key or ())}) for the layers of "
+            f"{stack.prefix} and of {', '.join(shared)}, so {stack.prefix} alone cannot change",
+            WHOLE,
+        )
     if packed := packed_by_layer(donor.layout, stack, scope):
         problems.error(
             "slices",
             f"{donor.checkpoint.label} keeps numbers of all its {stack.length} layers in one "
             f"tensor, which slices cannot take apart: {', '.join(packed)}",
-            "Models of this kind can be merged whole, with models:.",
+            WHOLE,
+        )
+    if beside := lists_beside(donor.layout, stack):
+        problems.error(
+            "slices",
+            f"the layers of {donor.checkpoint.label} are spread over lists beside {stack.prefix}, "
+            f"which slices cannot rebuild together: {', '.join(beside[:4])}",
+            WHOLE,
         )
     others = [s for s in donor.layout.stacks if s != stack]
+    for path, states, lost in feature_layers(donor.checkpoint.config or {}, stack, order):
+        if lost:
+            problems.error(
+                "slices",
+                f"{'.'.join(path)} {states} reads the output of layer {lost[0]}, which is left out",
+                "Choose slices that keep these layers.",
+            )
     for key in paired_lists(scope, stack, others):
         if len(first_positions(scope[key], order)) < len(scope[key]):
             left_out = sorted(set(scope[key]) - set(order))
@@ -42,10 +87,123 @@ def check_restacked(rebuilt: Restacked, models: Models, problems: Problems) -> N
                 "Choose slices that keep these layers.",
             )
     for key, value in scope.items():
+        if SHARED_ACROSS_LAYERS.search(key) and value:
+            problems.error(
+                "slices",
+                f"layers of {donor.checkpoint.label} use what other layers computed ({key}), so "
+                "their order cannot be changed",
+                WHOLE,
+            )
         if LAST_LAYER.search(key) and type(value) is int and 0 <= value < stack.length - 1:
             problems.error(
                 "slices",
                 f"{key} {value} ends one kind of layers in the middle of the {stack.length}, and "
                 "no rule says where it ends among the new ones",
-                "Models of this kind can be merged whole, with models:.",
+                WHOLE,
             )
+    _check_kinds(rebuilt, models, problems)
+
+
+def without_extras(
+    targets: Sequence[Target],
+    restacked: Sequence[Restacked],
+    models: Models,
+    problems: Problems,
+) -> list[Target]:
+    """The targets without what only a first or last layer has, where layers moved from there.
+
+    T5 keeps the table of distances in its first layer; a copy of that layer elsewhere has none.
+    """
+    gone: set[str] = set()
+    for rebuilt in restacked:
+        source = _source(rebuilt, models)
+        selected = [_kind(models, r, rebuilt, i) for r, i in rebuilt.selection]
+        if _lists_tell_kinds(models, rebuilt, source, selected):
+            continue
+        ends = {"first": 0, "last": len(rebuilt.selection) - 1}
+        for (which, end), kind in zip(ends.items(), end_extras(source), strict=True):
+            for extra in sorted(suffix for suffix, _ in kind):
+                copies = [
+                    t.name
+                    for t in targets
+                    if t.place.stack == rebuilt.stack and t.place.suffix == extra
+                    if t.place.index != end
+                ]
+                gone.update(copies)
+                if copies:
+                    problems.warn(
+                        "slices",
+                        f"only the {which} layer of this kind of model has {extra}; left out: "
+                        f"{', '.join(copies)}",
+                    )
+    return [target for target in targets if target.name not in gone]
+
+
+def _check_kinds(rebuilt: Restacked, models: Models, problems: Problems) -> None:
+    """Refuse a layer order that the loader cannot be told about."""
+    source = _source(rebuilt, models)
+    selected = [_kind(models, reference, rebuilt, i) for reference, i in rebuilt.selection]
+    if _lists_tell_kinds(models, rebuilt, source, selected):
+        return
+    first, last = end_extras(source)
+    end = len(selected) - 1
+    selected = [
+        kind - (first if place else frozenset()) - (last if place < end else frozenset())
+        for place, kind in enumerate(selected)
+    ]
+    bad = first_misfit(source, selected)
+    if bad is None:
+        return
+    reference, index = rebuilt.selection[bad.place]
+    fitting = sorted(bad.fitting, key=lambda i: (abs(i - index), i))[:2]
+    hint = "Choose ranges so that every kind of layer keeps its position or its period."
+    if fitting:
+        hint = f"Layer {' or '.join(map(str, sorted(fitting)))} would fit there."
+    if bad.period:
+        hint += (
+            f" The kinds repeat every {bad.period} layers: let each slice begin where the one "
+            f"before it leaves off, plus or minus a multiple of {bad.period}."
+        )
+    problems.error(
+        "slices",
+        f"output layer {bad.place} would be layer {index} of {reference}, but "
+        f"{models.donor.checkpoint.label}'s kind of model expects another kind of layer there",
+        hint,
+    )
+
+
+def _source(rebuilt: Restacked, models: Models) -> list[Kind]:
+    """The kind of every layer of the donor's stack."""
+    donor = models.donor_reference
+    return [_kind(models, donor, rebuilt, i) for i in range(rebuilt.stack.length)]
+
+
+def _lists_tell_kinds(
+    models: Models, rebuilt: Restacked, source: Sequence[Kind], selected: Sequence[Kind]
+) -> bool:
+    """Whether the per-layer lists of config.json say what each layer is made of.
+
+    Any order can then be written. Lists that speak of something else (attention windows in a
+    model whose first layers are dense) do not count: layers they call equal differ.
+    """
+    used = dict.fromkeys([models.donor_reference, *(r for r, _ in rebuilt.selection)])
+    labels = {reference: _labels(models, reference, rebuilt) for reference in used}
+    kinds: dict[object, set[Kind]] = {}
+    ours = labels[models.donor_reference]
+    for label, kind in zip(ours, source, strict=True):
+        kinds.setdefault(label, set()).add(kind)
+    picked = [labels[reference][i] for reference, i in rebuilt.selection]
+    return all(len(found) == 1 for found in kinds.values()) and all(
+        kinds.get(label) == {kind} for label, kind in zip(picked, selected, strict=True)
+    )
+
+
+def _labels(models: Models, reference: ModelReference, rebuilt: Restacked) -> list[object]:
+    """For every layer of a model what its config's lists say about it."""
+    model = models[reference]
+    stack = model.stack_like(rebuilt.stack) or rebuilt.stack
+    return [*layer_labels(count_scope(model.checkpoint.config or {}, stack), stack.length)]
+
+
+def _kind(models: Models, reference: ModelReference, rebuilt: Restacked, index: int) -> Kind:
+    return frozenset(models[reference].alignment.layer(rebuilt.stack.prefix, index).items())
