@@ -66,6 +66,7 @@ NONE = "has no vocabulary of tokens and ids where a tokenizer.json has one"
         (b'{"model": {"vocab": {"a": 1e99}}}', NONE),
         (b'{"model": {"vocab": [[1, 0]]}}', NONE),
         (b'{"model": {"vocab": [[]]}}', NONE),
+        (b'{"model": {"vocab": [["a", "b"]]}}', NONE),
         (b'{"model": {"vocab": {"\\ud83d": 0}}}', NONE),
         (b'{"model": {"vocab": {}}, "added_tokens": [{"id": 1}]}', NONE),
         (b'{"model": {"vocab": {}}, "added_tokens": 7}', NONE),

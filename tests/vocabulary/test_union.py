@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_tokenizers import added, document, load, naive_ids, read, trained
 
-from mergeloom.errors import RecipeError
+from mergeloom.errors import CheckpointError, RecipeError
 from mergeloom.vocabulary.tokenizer import FLAGS
 from mergeloom.vocabulary.union import output_vocabulary
 
@@ -140,6 +140,14 @@ def test_dropping_takes_the_merge_rules_along():
         found = output_vocabulary([read("A", parsed)], [5], 0)
         assert found.document["model"]["merges"] == merges[:1]
         assert load(found.document).encode("abc").tokens == ["ab", "c"]
+
+
+def test_a_merge_rule_that_is_no_pair_is_told():
+    base = document({"a": 0}, kind="BPE", merges=[])
+    for rule in ("a b c", ["a"], [["a"], "b"], 7, None):
+        other = document({"a": 0, "b": 1}, kind="BPE", merges=[rule])
+        with pytest.raises(CheckpointError, match="B: its tokenizer.json has a merge rule that is"):
+            output_vocabulary([read("A", base), read("B", other)], [9, 9], "union")
 
 
 def unigram(*pieces, more=()):

@@ -34,12 +34,16 @@ def read_rules(model: Mapping[str, Any], label: str) -> list[Rule]:
     rules = []
     for rule in model.get("merges") or ():
         parts = rule.split(" ") if isinstance(rule, str) else rule
-        if not isinstance(parts, list) or len(parts) != 2:
+        if not (isinstance(parts, list) and len(parts) == 2 and _are_texts(parts)):
             raise CheckpointError(
                 Problem(label, f"its tokenizer.json has a merge rule that is no pair: {rule!r}")
             )
         rules.append((parts[0], parts[1]))
     return rules
+
+
+def _are_texts(parts: Sequence[Any]) -> bool:
+    return all(isinstance(part, str) for part in parts)
 
 
 def written_rules(rules: Iterable[Rule], like: Sequence[Any]) -> list[Any]:
@@ -84,39 +88,45 @@ def carried_rules(
     if prefix or anchor.get("end_of_word_suffix"):
         return Rules(tuple(known), 0, ())  # a piece is then not the text it stands for
     before = len(known)
-    unreached = []
+    unreached: list[str] = []
     for model, rules, tokens in donors:
-        wanted = [token for token in tokens if len(token) > 1]
-        left = _joined(known, vocab, anchor, wanted)
+        cut = _cut([t for t in tokens if len(t) > 1], vocab, known, anchor)
         # What its own tokenizer never produces nobody trained: it need not be reached here.
-        own = _splitter(model["vocab"], rules, model) if left else None
-        produced = {p for p in left if own and (len(own(p)) == 1 or model.get("ignore_merges"))}
-        unreached += _joined(known, vocab, anchor, [p for p in left if p in produced], join=True)
+        if not model.get("ignore_merges"):
+            own = known_rules(rules, model["vocab"], "")
+            never = _cut(list(cut), model["vocab"], own, model)
+            cut = {piece: parts for piece, parts in cut.items() if piece not in never}
+        for _ in range(ROUNDS):
+            new = dict.fromkeys(
+                rule for p, parts in cut.items() for rule in _joining(p, parts, vocab)
+            )  # fmt: skip
+            if not new.keys() - known.keys():
+                break
+            known.update(new)
+            cut = _cut(list(cut), vocab, known, anchor)
+        unreached += cut
     return Rules(tuple(known), len(known) - before, tuple(unreached))
 
 
-def _joined(
-    known: dict[Rule, None],
+def _cut(
+    pieces: Sequence[str],
     vocab: Mapping[str, int],
-    anchor: Mapping[str, Any],
-    wanted: list[str],
-    *,
-    join: bool = False,
-) -> list[str]:
-    """The wanted pieces that are not one token; with ``join``, after adding rules to ``known``."""
-    for _ in range(ROUNDS):
-        if not wanted:
-            break
-        split = _splitter(vocab, list(known), anchor)
-        cut = {piece: split(piece) for piece in wanted}
-        wanted = [piece for piece in wanted if len(cut[piece]) != 1]
-        new = dict.fromkeys(
-            rule for p in wanted for rule in _joining(p, cut[p], vocab) if rule not in known
-        )
-        if not join or not new:
-            break
-        known.update(new)
-    return wanted
+    rules: Iterable[Rule],
+    model: Mapping[str, Any],
+) -> dict[str, list[str]]:
+    """The pieces that byte-pair merging does not give as one token → the tokens it gives."""
+    if not pieces:
+        return {}
+    from tokenizers.models import BPE
+
+    machine = BPE(
+        dict(vocab),
+        list(rules),
+        fuse_unk=bool(model.get("fuse_unk")),
+        byte_fallback=bool(model.get("byte_fallback")),
+    )
+    cut = {piece: [token.value for token in machine.tokenize(piece)] for piece in pieces}
+    return {piece: parts for piece, parts in cut.items() if len(parts) != 1}
 
 
 def _joining(piece: str, parts: Sequence[str], vocab: Mapping[str, int]) -> tuple[Rule, ...]:
@@ -142,16 +152,3 @@ def _joining(piece: str, parts: Sequence[str], vocab: Mapping[str, int]) -> tupl
                     texts[run] = text
                     break
     return built.get((0, count), ())
-
-
-def _splitter(vocab: Mapping[str, int], rules: Sequence[Rule], model: Mapping[str, Any]) -> Any:
-    """A function from a piece to the tokens that byte-pair merging gives for it."""
-    from tokenizers.models import BPE
-
-    machine = BPE(
-        dict(vocab),
-        list(rules),
-        fuse_unk=bool(model.get("fuse_unk")),
-        byte_fallback=bool(model.get("byte_fallback")),
-    )
-    return lambda piece: [token.value for token in machine.tokenize(piece)]

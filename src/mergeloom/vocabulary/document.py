@@ -17,10 +17,11 @@ def required_tokens(document: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     if isinstance(unknown := document["model"].get("unk_token"), str):
         found.append(unknown)
-    after = document.get("post_processor") or {}
-    parts = after.get("processors") or [after]
+    after = document.get("post_processor")
+    parts = after.get("processors", [after]) if isinstance(after, Mapping) else []
     for part in parts:
-        found += list(part.get("special_tokens") or ())
+        if isinstance(part.get("special_tokens"), Mapping):
+            found += part["special_tokens"]
         found += [str(part[key][0]) for key in ("sep", "cls") if isinstance(part.get(key), list)]
     return tuple(dict.fromkeys(found))
 

@@ -207,13 +207,20 @@ def _model_tokens(document: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     vocabulary = document["model"].get("vocab") or {}
     if isinstance(vocabulary, Mapping):
         return ((_text(token), _id(i)) for token, i in vocabulary.items())
-    return ((_text(piece[0]), i) for i, piece in enumerate(vocabulary))
+    return ((_piece(entry), i) for i, entry in enumerate(vocabulary))
 
 
 def _added_tokens(document: Mapping[str, Any]) -> Iterator[AddedToken]:
     for token in document.get("added_tokens") or ():
         flags = {name: bool(token.get(name, False)) for name in FLAGS}
         yield AddedToken(_text(token["content"]), _id(token["id"]), **flags)
+
+
+def _piece(entry: Any) -> str:
+    piece, score = entry
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise TypeError(score)
+    return _text(piece)
 
 
 def _text(value: Any) -> str:
