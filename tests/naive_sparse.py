@@ -67,7 +67,10 @@ def rank_chances(delta: Array, density: float, epsilon: float) -> Array:
     n = rows.shape[-1]
     if n == 1:
         return np.full(delta.shape, density)
-    ranks = np.argsort(np.argsort(np.abs(rows), axis=-1, kind="stable"), axis=-1, kind="stable")
+    sizes = np.abs(rows)
+    smaller = (sizes[..., None, :] < sizes[..., :, None]).sum(-1)
+    equal = (sizes[..., None, :] == sizes[..., :, None]).sum(-1)
+    ranks = smaller + (equal - 1) / 2  # equals share their mean rank
     chances = density - epsilon + 2 * epsilon * ranks / (n - 1)
     return np.moveaxis(chances, -1, 1) if delta.ndim > 1 else chances.reshape(delta.shape)
 

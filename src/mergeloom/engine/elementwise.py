@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from mergeloom.engine.inputs import Inputs
-from mergeloom.engine.order import Choice, Histogram, Refinement
-from mergeloom.engine.randomness import Stream
+from mergeloom.engine.order import Choice, Search
+from mergeloom.engine.randomness import Bools, Stream
+from mergeloom.engine.ranks import chosen_by_rank, mean_rank
 from mergeloom.engine.scratch import Scratch
-from mergeloom.engine.sizes import BLOCK, block_row
+from mergeloom.engine.sizes import BLOCK, REMEMBERED, block_row, sample_of
 from mergeloom.methods import Elementwise, Largest, Note, Totals
 from mergeloom.planning import Job
 from mergeloom.types import numel
@@ -31,21 +34,12 @@ class TotalsFound:
         self.parts.clear()
 
 
-@dataclass
-class LargestFound:
-    """What the two passes of one :class:`Largest` have found so far."""
-
-    histogram: Histogram = field(default_factory=Histogram)
-    refinement: Refinement = field(default_factory=Refinement)
-    choices: list[list[Choice]] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Phase:
-    """One measuring pass: which measure, and its first or second reading."""
+    """One measuring pass: which measure, and whether it only looks at a sample."""
 
     measure: int
-    second: bool
+    sample: bool = False
 
 
 Carried = dict[tuple[int, int, int], int]
@@ -60,73 +54,77 @@ class ElementwiseKernel:
         self.formula = formula
         self.inputs = Inputs(job, device)
         self.block_row = block_row(job)
-        self.found: list[TotalsFound | LargestFound] = []
+        self.size = numel(job.shape)
+        self.found: list[TotalsFound | Search] = []
         self.plan: list[Phase] = []
         for number, measure in enumerate(formula.measures):
             if isinstance(measure, Largest):
-                self.found.append(LargestFound())
-                self.plan += [Phase(number, False), Phase(number, True)]
+                self.found.append(Search(measure, self.size))
+                self.plan.append(Phase(number, sample=True))
             else:
                 self.found.append(TotalsFound())
-                self.plan.append(Phase(number, False))
+            self.plan.append(Phase(number))
         self.phases = len(self.plan)
+        self.chosen: dict[tuple[int, int], np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        """By model and block what was chosen at random: bits that a later pass need not draw."""
+        self.remembers = self.phases > 0 and self.size * len(job.inputs) <= REMEMBERED * 8
         # The input's tensor too: one model may come twice in a slice, with different layers.
         self.streams = [
             Stream(seed, job.name, f"{entry.model}:{entry.tensor}") for entry in job.inputs[1:]
         ]
 
+    def reads_all(self, phase: int) -> bool:
+        """Whether a pass reads every element, not a sample."""
+        return phase == self.phases or not self.plan[phase].sample
+
     def measure(
         self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
     ) -> Any:
-        """One range's share of a total, of a histogram, or of the scores near a threshold."""
+        """One range's share of a total or of the counts around a threshold, or its sample."""
         wanted = self.plan[phase]
-        measure = self.formula.measures[wanted.measure]
-        found = self.found[wanted.measure]
+        measure, found = self.formula.measures[wanted.measure], self.found[wanted.measure]
         carried = self.begin(span)
-        blocks = (
-            self._block(a, min(a + step, stop), scratch, carried) for a in range(start, stop, step)
-        )
+        edges = [(a, min(a + step, stop)) for a in range(start, stop, step)]
+        if wanted.sample:
+            edges = sample_of(start, stop, self.size, self.block_row)
+        blocks = (self._block(a, b, scratch, carried) for a, b in edges)
         if isinstance(measure, Totals):
             return torch.stack([measure.of(block).double().cpu() for block in blocks]).sum(0)
-        part = Refinement() if wanted.second else Histogram()
-        for block in blocks:
-            scores = measure.scores(block)
-            if isinstance(part, Histogram):
-                part.count(scores)
-            elif isinstance(found, LargestFound):
-                part.collect(scores, found.choices)
-        return part
+        scores = (measure.scores(block) for block in blocks)
+        if wanted.sample or not isinstance(found, Search):
+            return [piece.clone() for piece in scores]
+        return found.count(scores)
 
     def absorb(self, phase: int, span: int, part: Any) -> None:
         """Take one range's share."""
-        found = self.found[self.plan[phase].measure]
+        wanted = self.plan[phase]
+        found = self.found[wanted.measure]
         if isinstance(found, TotalsFound):
             found.parts[span] = part
-        elif isinstance(part, Histogram):
-            found.histogram.add(part)
+        elif wanted.sample:
+            found.sample(span, part)
         else:
-            found.refinement.absorb(span, part)
+            found.absorb(span, part)
 
-    def settle(self, phase: int, note: Note) -> None:
-        """End a pass."""
+    def settle(self, phase: int, note: Note) -> int:
+        """End a pass; the number of the next one."""
         del note
         wanted = self.plan[phase]
-        measure, found = self.formula.measures[wanted.measure], self.found[wanted.measure]
+        found = self.found[wanted.measure]
         if isinstance(found, TotalsFound):
             found.settle()
-        elif wanted.second:
-            found.refinement.settle(found.choices)
-        elif isinstance(measure, Largest):
-            size = numel(self.job.shape)
-            counts = measure.counts(found.histogram.nonzero(), size)
-            found.choices = found.histogram.locate(counts, size)
+        elif wanted.sample:
+            found.bracket()
+        elif found.settle():
+            return phase
+        return phase + 1
 
     def begin(self, span: int) -> Carried:
         """How many equals of every threshold this range may keep."""
         return {
             (m, s, c): choice.budgets.get(span, 0)
             for m, found in enumerate(self.found)
-            if isinstance(found, LargestFound)
+            if isinstance(found, Search)
             for s, row in enumerate(found.choices)
             for c, choice in enumerate(row)
         }
@@ -138,7 +136,7 @@ class ElementwiseKernel:
     def _block(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> ElementBlock:
         base = self.inputs.base(start, stop, scratch)
         deltas = self.inputs.stacked(start, stop, scratch, base)
-        return ElementBlock(self, start, base, deltas, carried)
+        return ElementBlock(self, scratch, start, base, deltas, carried)
 
 
 class ElementBlock:
@@ -147,6 +145,7 @@ class ElementBlock:
     def __init__(
         self,
         kernel: ElementwiseKernel,
+        scratch: Scratch,
         start: int,
         base: torch.Tensor,
         deltas: torch.Tensor,
@@ -156,8 +155,13 @@ class ElementBlock:
         self.deltas = deltas
         self.shape = kernel.job.shape
         self._kernel = kernel
+        self._scratch = scratch
         self._start = start
         self._carried = carried
+
+    def spare(self, name: str) -> torch.Tensor:
+        """Memory of the worker that a method may use again and again."""
+        return self._kernel.inputs.buffer(("spare", name), len(self.base), self._scratch)
 
     def known(self, measure: int) -> torch.Tensor:
         """The totals of a measure."""
@@ -170,23 +174,52 @@ class ElementBlock:
         """The smallest chosen score."""
         return self._choice(measure, score, choice).threshold
 
-    def largest(self, measure: int, score: int, choice: int, scores: torch.Tensor) -> torch.Tensor:
-        """The chosen elements of this block."""
+    def keep_largest(
+        self, measure: int, score: int, choice: int, values: torch.Tensor
+    ) -> torch.Tensor:
+        """Zero, in place, the values whose size is not among the chosen largest."""
         key = (measure, score, choice)
-        found = self._choice(measure, score, choice)
-        mask, self._carried[key] = found.mask(scores, self._carried[key])
-        return mask
+        kept, self._carried[key] = self._choice(*key).keep(values, self._carried[key])
+        return kept
 
-    def chance(self, model: int, probability: float | torch.Tensor) -> torch.Tensor:
-        """Random ones and zeros, drawn in pieces of ``BLOCK`` elements from the block's start."""
-        stream = self._kernel.streams[model]
-        size = self.base.numel()
-        drawn = stream.draw(self._start, size, BLOCK).to(self.base.device)
-        # 1 where the number in [0, 1) is below the probability: the sign of what is left of it.
-        return drawn.neg_().add_(probability - 0.5).clamp_(min=0.0).sign_().to(self.base.dtype)
+    def keep_by_chance(self, model: int, probability: float, values: torch.Tensor) -> torch.Tensor:
+        """Zero, in place, what is not chosen with ``probability``."""
+        stream, start = self._kernel.streams[model], self._start
+        return self._keep(
+            model, values, lambda: stream.chosen(start, len(values), BLOCK, probability)
+        )
+
+    def keep_by_rank(
+        self, model: int, lowest: float, highest: float, values: torch.Tensor
+    ) -> torch.Tensor:
+        """Zero, in place, what is not chosen with a probability that rises with the rank."""
+        stream, start = self._kernel.streams[model], self._start
+
+        def chosen() -> Bools:
+            words = stream.words(start, len(values), BLOCK)
+            return chosen_by_rank(values.abs(), self.shape, words, lowest, highest)
+
+        return self._keep(model, values, chosen)
+
+    def mean_rank(self, sizes: torch.Tensor) -> torch.Tensor:
+        """Each element's share of the largest rank of its row."""
+        return mean_rank(sizes, self.shape)
+
+    def _keep(self, model: int, values: torch.Tensor, choose: Callable[[], Bools]) -> torch.Tensor:
+        """Choose, or remember what an earlier pass has chosen, and zero the others."""
+        kernel, key = self._kernel, (model, self._start)
+        if key in kernel.chosen:
+            chosen = np.unpackbits(kernel.chosen.pop(key), count=len(values)).view(np.bool_)
+        else:
+            chosen = choose()
+            if kernel.remembers:
+                kernel.chosen[key] = np.packbits(chosen)
+        factors = self._scratch.tensor("factors", len(values), values.dtype)
+        np.copyto(factors.numpy(), chosen)  # many times faster than torch from bools
+        return values.mul_(factors.to(values.device))
 
     def _choice(self, measure: int, score: int, choice: int) -> Choice:
         found = self._kernel.found[measure]
-        if not isinstance(found, LargestFound):
+        if not isinstance(found, Search):
             raise RuntimeError(f"measure {measure} looks for no largest")
         return found.choices[score][choice]

@@ -24,7 +24,7 @@ class Inputs:
         return raw if self.on_cpu else raw.to(self.device)
 
     def buffer(
-        self, key: str, size: int, scratch: Scratch, dtype: torch.dtype | None = None
+        self, key: object, size: int, scratch: Scratch, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         """Uninitialised elements that live until the same key is asked for again."""
         if not self.on_cpu:

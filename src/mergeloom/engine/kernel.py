@@ -36,8 +36,12 @@ class Kernel(Protocol):
         """Take what one range gave. Called by one thread at a time."""
         ...
 
-    def settle(self, phase: int, note: Note) -> None:
-        """End a pass: every range was absorbed."""
+    def reads_all(self, phase: int) -> bool:
+        """Whether a pass reads every element, not a sample."""
+        ...
+
+    def settle(self, phase: int, note: Note) -> int:
+        """End a pass, every range of which was absorbed; the number of the next pass."""
         ...
 
     def begin(self, span: int) -> Any:

@@ -1,38 +1,43 @@
-"""Exact order statistics in two passes: a histogram on the floats' bits, then the bin's values.
+"""Exact order statistics: a sample brackets the k-th largest, then one pass counts and keeps.
 
-Non-negative floats order like their bits as integers, so the leading 15 bits make a histogram and
-only the values of one bin, under a percent of all, need to be told apart in the second pass.
+The pass counts the scores above the bracket and keeps the few inside it; their order gives the
+exact value. A sample that misled is noticed by the counts, and the pass is repeated with another
+bracket, so what is sampled decides about time and never about the result. Non-negative floats are
+compared by their bits, which as integers have the same order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-BINS = 1 << 15
-_BITS = {torch.float32: (torch.int32, 16), torch.float64: (torch.int64, 48)}
-"""float dtype → the integer of its width, and how many bits the histogram leaves out."""
+from mergeloom.methods import Largest
 
-Counts = np.ndarray[Any, Any]
+Bits = np.ndarray[Any, Any]
+
+DEVIATIONS = 6.0
+"""Half the width of a bracket in standard deviations of the sample's rank."""
+
+ALL = -1
+"""As a budget: every element of the range that equals the threshold is chosen."""
+
+_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-def bits_of(scores: torch.Tensor) -> torch.Tensor:
+def bits_of(scores: torch.Tensor) -> Bits:
     """Non-negative floats as integers of the same order."""
-    return scores.view(_BITS[scores.dtype][0])
+    bits: Bits = scores.contiguous().view(_INTEGER[scores.dtype]).cpu().numpy()
+    return bits
 
 
-def above(values: torch.Tensor, limit: float) -> torch.Tensor:
-    """1 where a non-negative value is larger than ``limit``, else 0, in the values' dtype.
-
-    Comparisons that make bools, and masking by bools, are several times slower in torch on a CPU
-    than arithmetic. Zeros count as not larger than a negative limit.
-    """
-    return torch.nn.functional.threshold(values, limit, 0.0).sign_()
+def value_of(bits: int, dtype: torch.dtype) -> float:
+    """The float with these bits."""
+    return float(torch.tensor(bits, dtype=_INTEGER[dtype]).view(dtype))
 
 
 def below(value: float, dtype: torch.dtype) -> float:
@@ -41,147 +46,252 @@ def below(value: float, dtype: torch.dtype) -> float:
     return float(torch.nextafter(start, torch.tensor(-math.inf, dtype=dtype)))
 
 
-def value_of(bits: int, dtype: torch.dtype) -> float:
-    """The float with these bits."""
-    return float(torch.tensor(bits, dtype=_BITS[dtype][0]).view(dtype))
-
-
-ALL = -1
-"""As a budget: every element of the range that equals the threshold is chosen."""
-
-
 @dataclass
 class Choice:
-    """The ``count`` largest of a row of scores.
+    """The ``count`` largest of ``total`` scores.
 
-    ``bin`` is where the smallest of them lies and ``rank`` its place among that bin's values from
-    the top. After the second pass ``threshold`` is that value, ``bits`` the same as an integer,
-    and ``budgets`` how many elements equal to it each range chooses, first come first served.
+    ``low`` and ``high`` are the bracket, both inside it, and ``common`` is the most frequent
+    number in it: models in 16-bit formats differ by few distinct numbers, so it may be a tenth of
+    all, and is counted without being looked at one by one. Once it is known to hold the smallest
+    chosen score, ``threshold`` is that score and ``budgets`` says how many elements equal to it
+    each range chooses, first come first served.
     """
 
     count: int
     total: int
-    bin: int = BINS
-    rank: int = 0
-    bits: int = -1
+    low: int = 0
+    high: int = 0
+    common: int = 0
+    reach: float = DEVIATIONS
+    found: bool = False
     threshold: float = math.inf
     budgets: dict[int, int] = field(default_factory=dict)
 
-    def mask(self, scores: torch.Tensor, budget: int) -> tuple[torch.Tensor, int]:
-        """1 where a score is chosen and 0 elsewhere, and the budget that is left for equals."""
+    @property
+    def trivial(self) -> bool:
+        """Whether there is no smallest chosen score to look for."""
+        return not 0 < self.count <= self.total
+
+    def keep(self, values: torch.Tensor, budget: int) -> tuple[torch.Tensor, int]:
+        """Zero, in place, the values whose size is not chosen; and the budget left for equals."""
         if self.count >= self.total:
-            return torch.ones_like(scores), budget
+            return values, budget
         if self.count <= 0:
-            return torch.zeros_like(scores), budget
+            return values.zero_(), budget
         if budget == ALL:
-            return above(scores, below(self.threshold, scores.dtype)), budget
-        chosen = above(scores, self.threshold)
-        if budget:
-            equal = (scores == self.threshold).nonzero().squeeze(1)[:budget]
-            chosen[equal] = 1.0
-            budget -= len(equal)
-        return chosen, budget
+            return _shrink(values, below(self.threshold, values.dtype)), budget
+        equal = (values.abs() == self.threshold).nonzero().squeeze(1)[:budget] if budget else None
+        if equal is None:
+            return _shrink(values, self.threshold), budget
+        kept = values[equal]
+        _shrink(values, self.threshold)[equal] = kept
+        return values, budget - len(equal)
 
 
-class Histogram:
-    """How many scores of each row fall into each bin, and how many are zero."""
+def _shrink(values: torch.Tensor, limit: float) -> torch.Tensor:
+    """Zero, in place, what is not larger than ``limit``; nothing for a negative limit.
 
-    def __init__(self) -> None:
-        self._counts: Counts | None = None
-        self._zeros: Counts | None = None
-
-    def count(self, scores: torch.Tensor) -> None:
-        """Add one block's scores, shape (scores, elements)."""
-        shift = _BITS[scores.dtype][1]
-        bits = bits_of(scores.contiguous()).cpu()
-        rows = [torch.bincount(row >> shift, minlength=BINS).numpy() for row in bits]
-        zeros = [row.numel() - np.count_nonzero(row.numpy()) for row in bits]
-        self._add(np.stack(rows), np.asarray(zeros))
-
-    def add(self, other: Histogram) -> None:
-        """Add another histogram. Integers, so the order does not matter."""
-        if other._counts is not None and other._zeros is not None:
-            self._add(other._counts, other._zeros)
-
-    def _add(self, counts: Counts, zeros: Counts) -> None:
-        if self._counts is None or self._zeros is None:
-            self._counts, self._zeros = counts.copy(), zeros.copy()
-        else:
-            self._counts += counts
-            self._zeros += zeros
-
-    def nonzero(self) -> list[int]:
-        """Non-zero scores of each row."""
-        if self._counts is None or self._zeros is None:
-            return []
-        return [int(n) for n in self._counts.sum(1) - self._zeros]
-
-    def locate(self, counts: Sequence[Sequence[int]], total: int) -> list[list[Choice]]:
-        """For each row the bins that the wanted ranks lie in."""
-        if self._counts is None:
-            return [[Choice(0, total) for _ in row] for row in counts]
-        found = []
-        for bins, wanted in zip(self._counts, counts, strict=True):
-            above = np.cumsum(bins[::-1])  # scores in the top i + 1 bins
-            found.append([_locate(above, bins, count, total) for count in wanted])
-        return found
+    Masks of bools are several times slower in torch on a CPU.
+    """
+    return torch.hardshrink(values, limit, out=values)
 
 
-def _locate(above: Counts, bins: Counts, count: int, total: int) -> Choice:
-    if not 0 < count <= total:
-        return Choice(count, total)
-    place = int(np.searchsorted(above, count))  # the first that holds `count` scores
-    number = BINS - 1 - place
-    return Choice(count, total, number, count - int(above[place] - bins[number]))
+@dataclass(frozen=True)
+class Count:
+    """What one range tells about one choice: scores above the bracket, and those inside it as
+    distinct values with their numbers."""
+
+    above: int
+    values: Bits
+    numbers: Bits
 
 
-class Refinement:
-    """The distinct values, with counts by range, of the bins that hold a threshold."""
+@dataclass(frozen=True)
+class Counts:
+    """What one range tells: of each row the non-zero scores, of each choice a count."""
 
-    def __init__(self) -> None:
+    nonzero: list[int]
+    choices: dict[tuple[int, int], Count]
+
+
+class Tally:
+    """Counts the scores of one range for one choice, block by block."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
+        self._above = 0
+        self._equal = 0
+        self._inside: list[Bits] = []
+        self._masks = [np.empty(0, dtype=np.bool_)] * 2
+
+    def add(self, bits: Bits) -> None:
+        """Take one block's scores."""
+        choice = self._choice
+        if len(self._masks[0]) < bits.size:
+            self._masks = [np.empty(bits.size, dtype=np.bool_) for _ in range(2)]
+        equal, within = (mask[: bits.size] for mask in self._masks)
+        np.equal(bits, choice.common, out=equal)
+        self._equal += int(np.count_nonzero(equal))
+        if choice.low == choice.high:
+            self._above += int(np.count_nonzero(np.greater(bits, choice.high, out=within)))
+            return
+        np.less_equal(bits, choice.high, out=within)
+        self._above += bits.size - int(np.count_nonzero(within))
+        np.greater(within, equal, out=within)  # and not equal
+        np.logical_and(within, np.greater_equal(bits, choice.low, out=equal), out=within)
+        self._inside.append(np.compress(within, bits))
+
+    def count(self) -> Count:
+        """What was found."""
+        common, equal = np.array([self._choice.common]), np.array([self._equal])
+        if not self._inside:
+            return Count(self._above, common, equal)
+        values, numbers = np.unique(np.concatenate(self._inside), return_counts=True)
+        at = np.searchsorted(values, common)
+        return Count(self._above, np.insert(values, at, common), np.insert(numbers, at, equal))
+
+
+class Search:
+    """The state of one :class:`Largest` on its way through a tensor of ``total`` elements."""
+
+    def __init__(self, measure: Largest, total: int) -> None:
+        self.choices: list[list[Choice]] = []
+        self._measure = measure
+        self._total = total
         self._dtype = torch.float32
-        self._blocks: dict[tuple[int, int], list[Counts]] = {}
-        self._ranges: dict[tuple[int, int], dict[int, tuple[Counts, Counts]]] = {}
+        self._samples: dict[int, list[Bits]] = {}
+        self._ranges: dict[int, Counts] = {}
 
-    def collect(self, scores: torch.Tensor, choices: Sequence[Sequence[Choice]]) -> None:
-        """Keep one block's values that lie in a wanted bin."""
-        self._dtype = scores.dtype
-        shift = _BITS[scores.dtype][1]
-        bits = bits_of(scores.contiguous()).cpu().numpy()
-        for s, (row, wanted) in enumerate(zip(bits, choices, strict=True)):
-            for number in {c.bin for c in wanted if c.bin < BINS}:
-                # One unsigned comparison tells whether a value lies in [first, first + 2^shift).
-                offset = (row - row.dtype.type(number << shift)).view(f"u{row.itemsize}")
-                self._blocks.setdefault((s, number), []).append(row[offset < (1 << shift)])
+    def sample(self, span: int, pieces: Sequence[torch.Tensor]) -> None:
+        """Take the scores of some pieces of a range, each of shape (scores, elements)."""
+        self._dtype = pieces[0].dtype
+        self._samples[span] = [bits_of(piece) for piece in pieces]
 
-    def absorb(self, span: int, part: Refinement) -> None:
-        """Take one range's values as (distinct values, counts)."""
-        self._dtype = part._dtype
-        for key, pieces in part._blocks.items():
-            values, counts = np.unique(np.concatenate(pieces), return_counts=True)
-            self._ranges.setdefault(key, {})[span] = (values, counts)
-
-    def settle(self, choices: Sequence[Sequence[Choice]]) -> None:
-        """Find every threshold and share out its equals over the ranges in order."""
-        for s, row in enumerate(choices):
+    def bracket(self) -> None:
+        """From the samples of all ranges choose where to look for each threshold."""
+        pieces = [piece for span in sorted(self._samples) for piece in self._samples[span]]
+        total = self._total
+        sampled = sum(piece.shape[1] for piece in pieces)
+        nonzero = [
+            round(sum(np.count_nonzero(p[s]) for p in pieces) * total / sampled)
+            for s in range(len(pieces[0]))
+        ]
+        self.choices = [
+            [Choice(count, total) for count in row] for row in self._measure.counts(nonzero, total)
+        ]
+        for s, row in enumerate(self.choices):
             for choice in row:
-                if choice.bin < BINS:
-                    self._settle(choice, self._ranges[s, choice.bin])
-        self._ranges.clear()
+                if not choice.trivial:
+                    choice.low, choice.high = self._around(choice, s, pieces)
+                    choice.common = _commonest(choice, s, pieces)
 
-    def _settle(self, choice: Choice, ranges: dict[int, tuple[Counts, Counts]]) -> None:
-        values = np.concatenate([v for v, _ in ranges.values()])
-        counts = np.concatenate([c for _, c in ranges.values()])
-        distinct, inverse = np.unique(values, return_inverse=True)
-        totals = np.bincount(inverse, weights=counts).astype(np.int64)[::-1]  # largest first
-        above = np.cumsum(totals)
-        place = int(np.searchsorted(above, choice.rank))
-        choice.bits = int(distinct[::-1][place])
-        choice.threshold = value_of(choice.bits, self._dtype)
-        left = choice.rank - int(above[place] - totals[place])
-        for span in sorted(ranges):
-            own, amounts = ranges[span]
-            at = int(np.searchsorted(own, choice.bits))
-            equal = int(amounts[at]) if at < len(own) and own[at] == choice.bits else 0
+    def count(self, blocks: Iterable[torch.Tensor]) -> Counts:
+        """What one range's scores tell about the choices that are still open."""
+        nonzero = [0] * len(self.choices)
+        tallies = {
+            (s, c): Tally(choice)
+            for s, row in enumerate(self.choices)
+            for c, choice in enumerate(row)
+            if not (choice.trivial or choice.found)
+        }
+        for scores in blocks:
+            for s, bits in enumerate(bits_of(scores)):
+                if self._measure.of_nonzero:
+                    nonzero[s] += bits.size - int(np.count_nonzero(bits == 0))
+                for c in range(len(self.choices[s])):
+                    if (s, c) in tallies:
+                        tallies[s, c].add(bits)
+        return Counts(nonzero, {key: tally.count() for key, tally in tallies.items()})
+
+    def absorb(self, span: int, counts: Counts) -> None:
+        """Take one range's counts."""
+        self._ranges[span] = counts
+
+    def settle(self) -> bool:
+        """Find the thresholds and share out their equals over the ranges in order.
+
+        True when some bracket missed its threshold and the pass must be repeated.
+        """
+        if self._measure.of_nonzero:
+            rows = [sum(n) for n in zip(*(r.nonzero for r in self._ranges.values()), strict=True)]
+            for row, exact in zip(
+                self.choices, self._measure.counts(rows, self._total), strict=True
+            ):
+                for choice, count in zip(row, exact, strict=True):
+                    choice.count = count
+        for s, row in enumerate(self.choices):
+            for c, choice in enumerate(row):
+                counted = {n: r.choices[s, c] for n, r in sorted(self._ranges.items())
+                           if (s, c) in r.choices}  # fmt: skip
+                if not choice.trivial and not choice.found:
+                    self._settle(choice, s, counted)
+        self._ranges.clear()
+        missed = any(not (c.trivial or c.found) for row in self.choices for c in row)
+        if not missed:
+            self._samples.clear()
+        return missed
+
+    def _settle(self, choice: Choice, s: int, counted: dict[int, Count]) -> None:
+        above = sum(count.above for count in counted.values())
+        inside = sum(int(count.numbers.sum()) for count in counted.values())
+        if not above < choice.count <= above + inside:
+            self._look_further(choice, s, beyond=above >= choice.count)
+            return
+        values = np.concatenate([count.values for count in counted.values()])
+        numbers = np.concatenate([count.numbers for count in counted.values()])
+        order = np.argsort(values)[::-1]  # largest first
+        reached = above + np.cumsum(numbers[order])
+        bits = int(values[order[np.searchsorted(reached, choice.count)]])
+        choice.found, choice.threshold = True, value_of(bits, self._dtype)
+        left = choice.count - above - int(numbers[values > bits].sum())
+        for span, count in counted.items():
+            at = int(np.searchsorted(count.values, bits))
+            here = at < len(count.values) and count.values[at] == bits
+            equal = int(count.numbers[at]) if here else 0
             choice.budgets[span] = ALL if equal <= left else left
             left -= min(equal, left)
+
+    def _look_further(self, choice: Choice, s: int, *, beyond: bool) -> None:
+        """Move the bracket to the side where the threshold is, and make it wider."""
+        choice.reach *= 4
+        pieces = [piece for span in sorted(self._samples) for piece in self._samples[span]]
+        low, high = self._around(choice, s, pieces)
+        if beyond:
+            choice.low = choice.high + 1
+            choice.high = high if high > choice.low else _largest(pieces)
+        else:
+            choice.high = choice.low - 1
+            choice.low = low if low < choice.high else 0
+        choice.common = _commonest(choice, s, pieces)
+
+    def _around(self, choice: Choice, s: int, pieces: Sequence[Bits]) -> tuple[int, int]:
+        """A bracket around the sample's guess of a threshold.
+
+        Neighbours resemble each other, so how far the guess may be off is judged by how much the
+        pieces differ, not by the number of their elements.
+        """
+        ordered = np.sort(np.concatenate([piece[s] for piece in pieces]))
+        size = len(ordered)
+        rank = choice.count * size / choice.total  # from the top, in the sample
+        margin = 0.0
+        if size < choice.total:
+            guess = ordered[min(max(size - round(rank), 0), size - 1)]
+            shares = [np.count_nonzero(piece[s] >= guess) / piece.shape[1] for piece in pieces]
+            deviation = math.hypot(0.5 / math.sqrt(size), np.std(shares) / math.sqrt(len(pieces)))
+            margin = choice.reach * deviation * size + 1
+        last, first = math.ceil(rank + margin), math.floor(rank - margin)
+        low = int(ordered[size - last]) if last <= size else 0
+        high = int(ordered[size - max(first, 1)]) if first >= 1 else _largest(pieces)
+        return low, high
+
+
+def _commonest(choice: Choice, s: int, pieces: Sequence[Bits]) -> int:
+    """The most frequent number in the bracket, as far as the sample knows."""
+    sampled = np.concatenate([piece[s] for piece in pieces])
+    inside = sampled[(sampled >= choice.low) & (sampled <= choice.high)]
+    values, numbers = np.unique(inside, return_counts=True)
+    return int(values[np.argmax(numbers)]) if len(values) else choice.low
+
+
+def _largest(pieces: Sequence[Bits]) -> int:
+    return int(np.iinfo(pieces[0].dtype).max)

@@ -314,6 +314,8 @@ class Worker:
             )
             with running.lock:
                 running.kernel.absorb(task.phase, task.span, part)
+            if not running.kernel.reads_all(task.phase):
+                return
         self._progress(_input_bytes(running.job, start, stop), 0)
 
     def _write(self, running: Running, span: int, start: int, stop: int) -> None:
@@ -360,8 +362,8 @@ class Worker:
                 return None
         if task.writes or running.kernel is None:
             return Finished(running.number, running.nonfinite, tuple(running.notes))
-        running.kernel.settle(task.phase, running.notes.append)
-        self._queue.next_pass(running, task.phase + 1)
+        phase = running.kernel.settle(task.phase, running.notes.append)
+        self._queue.next_pass(running, phase)
         return None
 
 

@@ -8,13 +8,22 @@ import os
 from mergeloom.methods import Elementwise
 from mergeloom.planning.plan import Job, Plan
 
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 """Elements that are computed at once: small enough for a core's caches, large enough that Python's
 share of a block is small. Part of the result: sums over a tensor are taken block by block, so it
 must not depend on threads or memory."""
 
-BLOCKS_PER_SPAN = 8
+BLOCKS_PER_SPAN = 16
 """Blocks that one worker takes at a time."""
+
+REMEMBERED = 32 << 20
+"""Most bytes of random choices that one tensor keeps from one pass to the next."""
+
+PIECE = 1024
+"""Elements of a sample that lie side by side."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole part, are spread evenly however many there are."""
 
 BASELINE = 380 << 20
 """Bytes of a process that has imported torch and this package, before any buffer."""
@@ -38,6 +47,26 @@ def block_row(job: Job) -> int:
     if formula is None or formula.vectors == "tensor" or len(job.shape) < 2:
         return 1
     return max(1, job.shape[-1] if formula.vectors == "last" else math.prod(job.shape[1:]))
+
+
+def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int]]:
+    """The pieces of elements [start, stop) that are looked at to know a tensor of ``size``.
+
+    Whole rows of ``row`` elements at places that fall into no step with the columns, fewer of a
+    range the larger the tensor is. A range of few elements is one piece.
+    """
+    piece = -(-PIECE // row) * row
+    share = max(32, size ** (2 / 3) / PIECE) * (stop - start) / size
+    count = max(2, math.ceil(share))
+    gap = (stop - start) // count // row * row
+    if gap < 2 * piece:
+        return [(start, stop)]
+    pieces = []
+    for i in range(count):
+        shift = (0.5 + (start // gap + i) * GOLDEN) % 1 * (gap - piece)
+        first = start + i * gap + int(shift) // row * row
+        pieces.append((first, first + piece))
+    return pieces
 
 
 def worker_bytes(job: Job) -> int:

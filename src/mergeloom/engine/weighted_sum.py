@@ -58,14 +58,19 @@ class SumKernel:
         del phase
         self.parts[span] = part
 
-    def settle(self, phase: int, note: Note) -> None:
-        """Coefficients from the Gram matrix of the whole tensor."""
+    def reads_all(self, phase: int) -> bool:
+        """Every pass reads every element."""
         del phase
+        return True
+
+    def settle(self, phase: int, note: Note) -> int:
+        """Coefficients from the Gram matrix of the whole tensor."""
         formula = self.formula.coefficients
         if not isinstance(formula, tuple):
             ordered = [self.parts[span] for span in sorted(self.parts)]
             self.coefficients = formula(self._combine(ordered), note)
         self.parts.clear()
+        return phase + 1
 
     def begin(self, span: int) -> None:
         """Nothing is carried from block to block."""

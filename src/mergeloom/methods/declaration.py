@@ -108,8 +108,8 @@ BASE_ALONE = WeightedSum((), deltas=True)
 class Block(Protocol):
     """What an elementwise method sees: the same stretch of elements of every input.
 
-    Tensors are flat, in float32 (float64 for float64 inputs), and may be changed in place only
-    where a method made them itself.
+    Tensors are flat, in float32 (float64 for float64 inputs). The deltas are the method's own to
+    change in place, the base is not.
     """
 
     base: torch.Tensor
@@ -121,16 +121,22 @@ class Block(Protocol):
     deltas: torch.Tensor
     """Every other input minus the base, in the recipe's order, shape (models, elements)."""
 
+    def spare(self, name: str) -> torch.Tensor:
+        """Uninitialised memory like the base's, the same for a name in every block: memory that
+        is allocated for each block anew costs more than the arithmetic in it."""
+        ...
+
     def known(self, measure: int) -> torch.Tensor:
         """What the formula's measure of that number found: float64 totals, on the CPU."""
         ...
 
-    def largest(self, measure: int, score: int, choice: int, scores: torch.Tensor) -> torch.Tensor:
-        """1 for elements of this block among the chosen largest of the tensor, 0 for others.
+    def keep_largest(
+        self, measure: int, score: int, choice: int, values: torch.Tensor
+    ) -> torch.Tensor:
+        """Zero, in place, the values that are not among the chosen largest of the tensor.
 
-        ``scores`` are this block's values of row ``score`` of that :class:`Largest`, ``choice``
-        the place in that row's counts. Of equal scores the lower flat index is larger. An
-        element whose score is zero is only chosen when all elements are.
+        The sizes of ``values`` are this block's row ``score`` of that :class:`Largest`,
+        ``choice`` the place in that row's counts. Of equals the lower flat index is larger.
         """
         ...
 
@@ -138,9 +144,21 @@ class Block(Protocol):
         """The smallest score among the chosen largest; infinity when none are chosen."""
         ...
 
-    def chance(self, model: int, probability: float | torch.Tensor) -> torch.Tensor:
-        """1 with ``probability``, else 0: the same for a seed, output tensor and model whatever
-        the threads, the memory or the order of models."""
+    def keep_by_chance(self, model: int, probability: float, values: torch.Tensor) -> torch.Tensor:
+        """Zero, in place, each value but with ``probability``: the same for a seed, output tensor
+        and model whatever the threads, the memory or the order of models."""
+        ...
+
+    def keep_by_rank(
+        self, model: int, lowest: float, highest: float, values: torch.Tensor
+    ) -> torch.Tensor:
+        """Zero, in place, each value but with a probability that rises with the rank of its size
+        along axis 1, from ``lowest`` to ``highest``; equals have the mean of theirs. Only in
+        blocks of whole rows."""
+        ...
+
+    def mean_rank(self, sizes: torch.Tensor) -> torch.Tensor:
+        """The rank along axis 1 divided by the largest, 0 to 1; equals have the mean of theirs."""
         ...
 
 
@@ -157,15 +175,17 @@ class Totals:
 
 @dataclass(frozen=True)
 class Largest:
-    """Two passes that find exactly the k-th largest of non-negative scores, without sorting.
+    """A pass that finds exactly the k-th largest of non-negative scores, without sorting.
 
+    It reads a sample first, and all once more in the rare case that the sample misled.
     ``scores`` maps a block to shape (scores, elements). ``counts`` maps (the number of non-zero
     scores of each row, the number of elements) to how many of the largest to choose, several
-    choices for each row.
+    choices for each row; the first argument is only true with ``of_nonzero``.
     """
 
     scores: Callable[[Block], torch.Tensor]
     counts: Callable[[Sequence[int], int], Sequence[Sequence[int]]]
+    of_nonzero: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,12 +209,12 @@ Formula = WeightedSum | Elementwise
 
 
 def passes(formula: Formula | None) -> int:
-    """How often a formula reads its inputs. None is a copy."""
+    """How often a formula reads all of its inputs. None is a copy."""
     if isinstance(formula, WeightedSum):
         return 1 if isinstance(formula.coefficients, tuple) else 2
     if formula is None:
         return 1
-    return 1 + sum(2 if isinstance(m, Largest) else 1 for m in formula.measures)
+    return 1 + len(formula.measures)
 
 
 @dataclass(frozen=True)

@@ -149,9 +149,10 @@ def _consensus(arguments: Arguments, steps: Pipeline) -> Elementwise:
     thresholds = arguments.each("lambda")
 
     def apply(block: Block) -> torch.Tensor:
+        deltas = block.deltas.clone()  # the pipeline changes the block's own
         merged = steps.change(block)
         votes = torch.zeros_like(merged)
-        for delta, threshold in zip(block.deltas, thresholds, strict=True):
+        for delta, threshold in zip(deltas, thresholds, strict=True):
             against = (merged - delta).abs_().mul_(threshold)
             votes.add_(delta.abs().sub_(against).clamp_(min=0.0).sign_())
         agreed = votes.sub_(needed - 0.5).clamp_(min=0.0).sign_()

@@ -79,7 +79,7 @@ def sce(arguments: Arguments) -> Formula:
     def selected(block: Block) -> torch.Tensor:
         if share >= 1:
             return block.deltas
-        return block.deltas * block.largest(0, 0, 0, variance(block)[0])
+        return block.deltas.mul_(block.keep_largest(0, 0, 0, variance(block)[0]).sign_())
 
     def energies(block: Block) -> torch.Tensor:
         return selected(block).square().sum(1, dtype=torch.float64)
@@ -101,7 +101,7 @@ def sce(arguments: Arguments) -> Formula:
         del size
         return [[int(nonzero[0] * share)]]
 
-    measures = (Largest(variance, counts),) if share < 1 else ()
+    measures = (Largest(variance, counts, of_nonzero=True),) if share < 1 else ()
     return Elementwise(apply, (*measures, Totals(energies)))
 
 
