@@ -7,6 +7,7 @@ import os
 
 from mergeloom.methods import Elementwise
 from mergeloom.planning.plan import Job, Plan
+from mergeloom.types import numel
 
 BLOCK = 1 << 17
 """Elements that are computed at once: small enough for a core's caches, large enough that Python's
@@ -70,8 +71,10 @@ def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int
 
 
 def worker_bytes(job: Job) -> int:
-    """Most buffer bytes one worker needs for a job: raw and widened inputs, sums, output."""
-    return max(BLOCK, block_row(job)) * (len(job.inputs) * (8 + 8 + 8) + 8 * 8)
+    """Most buffer bytes one worker needs for a job: raw and widened inputs, sums, output, and
+    what a tensor's passes leave to the next."""
+    remembered = min(REMEMBERED, numel(job.shape) * len(job.inputs) // 8)
+    return max(BLOCK, block_row(job)) * (len(job.inputs) * (8 + 8 + 8) + 8 * 8) + remembered
 
 
 def peak_bytes(plan: Plan, threads: int) -> int:
