@@ -11,15 +11,14 @@ import pytest
 from mergeloom.errors import CheckpointError, RecipeError
 from mergeloom.recipe.fields import CHAT_TEMPLATES
 from mergeloom.types import Checkpoint, ModelReference
-from mergeloom.vocabulary import (
+from mergeloom.vocabulary.chat_template import (
     BUILT_IN,
     Template,
-    check_template,
-    needed_tokens,
     read_template,
     resolve_template,
     template_files,
 )
+from mergeloom.vocabulary.template_check import check_template, needed_tokens
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 FIRST = {"role": "user", "content": "Hi"}

@@ -28,7 +28,6 @@ from mergeloom.planning.restacking import check_restacked, without_extras
 from mergeloom.planning.shards import shard
 from mergeloom.planning.targets import Part, make_parts, make_targets
 from mergeloom.planning.tokenizer_files import make_files
-from mergeloom.planning.vocabulary_summary import summarize
 from mergeloom.types import Checkpoint, ModelReference, Recipe
 
 
@@ -187,6 +186,8 @@ def _summary(
 ) -> VocabularySummary | None:
     if decided.common is None and not options.describe_vocabulary:
         return None
+    from mergeloom.planning.vocabulary_summary import summarize
+
     found = summarize(recipe, models, decided)
     settings = recipe.tokenizer
     if found and found.unknown and settings and settings.missing != "subword":

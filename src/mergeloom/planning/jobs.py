@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from mergeloom.architecture import Source, has_own_dtype, is_buffer, plain
 from mergeloom.checkpoint import RowsOf
 from mergeloom.errors import Problems
 from mergeloom.methods import Method, MethodError
-from mergeloom.planning.common_vocabulary import CommonVocabulary
 from mergeloom.planning.models import Models
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Job, JobInput, Options
 from mergeloom.planning.targets import Part, Target
 from mergeloom.recipe import selects
 from mergeloom.types import ARITHMETIC_DTYPES, ModelReference, Recipe, View
+
+if TYPE_CHECKING:
+    from mergeloom.planning.common_vocabulary import CommonVocabulary
 
 Lacking = dict[tuple[str, str], list[str]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergeloom.architecture.config import with_vocabulary
 from mergeloom.errors import MergeloomError, Problems
@@ -13,16 +13,10 @@ from mergeloom.planning.models import Models
 from mergeloom.planning.plan import Options
 from mergeloom.planning.vocabularies import Decided, vocabulary_rows
 from mergeloom.types import Checkpoint, ModelReference, Recipe
-from mergeloom.vocabulary.chat_template import (
-    TEMPLATE_HOLDERS,
-    Template,
-    resolve_template,
-    template_files,
-)
-from mergeloom.vocabulary.files import tokenizer_files
-from mergeloom.vocabulary.special import translated_ids
-from mergeloom.vocabulary.template_check import needed_tokens
 from mergeloom.vocabulary.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from mergeloom.vocabulary.chat_template import Template
 
 GENERATION = "generation_config.json"
 STOPS = "eos_token_id"
@@ -51,9 +45,13 @@ def make_files(
     stale: frozenset[str] = frozenset()
     source = models[decided.source].checkpoint
     if decided.output and options.copy_tokenizer:
+        from mergeloom.vocabulary.files import tokenizer_files
+
         texts, stale = tokenizer_files(decided.output, decided.among)
     template = _template(recipe, models, problems)
     if template:
+        from mergeloom.vocabulary.chat_template import template_files
+
         present = {**_present(source), **texts}
         texts |= template_files(template, present)
         _warn_of_missing_tokens(recipe, template, decided, models, problems)
@@ -96,6 +94,8 @@ def _translated(
     ids = decided.output.ids
     if all(ids.get(token) == number for token, number in theirs.ids.items()):
         return dict(document)
+    from mergeloom.vocabulary.special import translated_ids
+
     result, dropped = translated_ids(document, theirs, ids)
     for warning in dropped:
         problems.warn(name, warning)
@@ -106,6 +106,8 @@ def _template(recipe: Recipe, models: Models, problems: Problems) -> Template | 
     setting = recipe.chat_template
     if not setting:
         return None
+    from mergeloom.vocabulary.chat_template import resolve_template
+
     references = dict.fromkeys((*recipe.models(), *recipe.lenders()))
     inputs = [(str(r), models[r].checkpoint) for r in references]
     line = recipe.line("chat_template")
@@ -127,6 +129,8 @@ def _warn_of_missing_tokens(
     if ids is None:
         tokenizer = read_tokenizer(models[decided.source].checkpoint)
         ids = tokenizer.ids if tokenizer else {}
+    from mergeloom.vocabulary.template_check import needed_tokens
+
     absent = [token for token in needed_tokens(template.text) if token not in ids]
     if absent:
         problems.warn(
@@ -204,5 +208,7 @@ def _object(content: bytes) -> dict[str, Any] | None:
 
 
 def _present(source: Checkpoint) -> dict[str, bytes]:
+    from mergeloom.vocabulary.chat_template import TEMPLATE_HOLDERS
+
     found = {name: source.side_file(name) for name in TEMPLATE_HOLDERS}
     return {name: content for name, content in found.items() if content is not None}

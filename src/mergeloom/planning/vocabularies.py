@@ -5,15 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mergeloom.errors import MergeloomError, Problems
-from mergeloom.planning.common_vocabulary import CommonVocabulary
 from mergeloom.planning.models import Model, Models, place_of
 from mergeloom.planning.plan import Options
 from mergeloom.types import ModelReference, Recipe, TokenSetting
-from mergeloom.vocabulary.rows import Chosen
 from mergeloom.vocabulary.tokenizer import Tokenizer, read_tokenizer
-from mergeloom.vocabulary.union import OutputVocabulary, output_vocabulary
+
+if TYPE_CHECKING:  # most merges need neither
+    from mergeloom.planning.common_vocabulary import CommonVocabulary
+    from mergeloom.vocabulary.rows import Chosen
+    from mergeloom.vocabulary.union import OutputVocabulary
 
 CHOICES = (
     "Say which tokens the result has: tokenizer_source: base (the base's), union (all of them) or "
@@ -166,6 +169,8 @@ def _as_they_are(recipe: Recipe, models: Models, problems: Problems) -> Decided:
     counts = {reference: vocabulary_rows(models[reference]) for reference in recipe.models()}
     if problems.errors or len(holders) < len(counts) or len(set(counts.values())) == 1:
         return Decided(models.donor_reference, tokenizers=read)
+    from mergeloom.planning.common_vocabulary import CommonVocabulary
+
     common = CommonVocabulary(
         models=models,
         holders=holders,
@@ -216,6 +221,9 @@ class _Setting:
     problems: Problems
 
     def decide(self) -> Decided:
+        from mergeloom.planning.common_vocabulary import CommonVocabulary
+        from mergeloom.vocabulary.union import output_vocabulary
+
         settings = self.recipe.tokenizer
         if settings is None:
             raise ValueError("there is no tokenizer setting")
@@ -280,6 +288,8 @@ class _Setting:
         return -(-needed // multiple) * multiple
 
     def _chosen(self, tokens: Mapping[str, TokenSetting]) -> dict[str, Chosen]:
+        from mergeloom.vocabulary.rows import Chosen
+
         found = {}
         for text, setting in tokens.items():
             where = f"tokenizer.tokens.{text}"

@@ -10,18 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mergeloom.errors import CheckpointError, Problem
+from mergeloom.vocabulary.tokenizer import is_vocabulary
 
-VOCABULARY_FILES = (
-    "tokenizer.model", "tokenizer.model.v3", "spiece.model", "sentencepiece.bpe.model",
-    "sentencepiece.model", "spm.model", "source.spm", "target.spm", "vocab.json", "merges.txt",
-    "vocab.txt", "vocab.bpe", "tekken.json",
-)  # fmt: skip
 EXTRA = "Install it with: pip install 'mergeloom[transformers]'"
-
-
-def is_vocabulary(name: str) -> bool:
-    """Whether a file of this name holds the vocabulary of a tokenizer without tokenizer.json."""
-    return name in VOCABULARY_FILES or (name.endswith(".tiktoken") and "/" not in name)
 
 
 def converted(

@@ -13,12 +13,21 @@ from typing import Any
 
 from mergeloom.errors import CheckpointError, Problem
 from mergeloom.types import Checkpoint
-from mergeloom.vocabulary.convert import converted, is_vocabulary
 
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,20})')
+VOCABULARY_FILES = (
+    "tokenizer.model", "tokenizer.model.v3", "spiece.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "spm.model", "source.spm", "target.spm", "vocab.json", "merges.txt",
+    "vocab.txt", "vocab.bpe", "tekken.json",
+)  # fmt: skip
 LARGEST_ID = 2**31 - 1
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a file of this name holds the vocabulary of a tokenizer without tokenizer.json."""
+    return name in VOCABULARY_FILES or (name.endswith(".tiktoken") and "/" not in name)
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,8 @@ class Tokenizer:
     def _contents(self) -> tuple[Mapping[str, Any] | None, Mapping[str, int]]:
         content = self.files.get("tokenizer.json")
         if content is None:
+            from mergeloom.vocabulary.convert import converted  # few models need it
+
             document, ids = converted(self.label, self.files)
             return document, ids
         document = _parsed(self.where, content)
