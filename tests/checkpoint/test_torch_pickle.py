@@ -254,3 +254,47 @@ def test_headers_are_read_without_torch(tmp_path):
         "assert not {'torch', 'huggingface_hub'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+T = {"a.weight": torch.ones(2), "b.weight": torch.zeros(3)}
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-3}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"state_dict": T, "epoch": 3}, []),
+        ({"model": {"state_dict": T}}, []),
+        ({"step": torch.tensor(7), "model": T}, ["the tensors under step are not used"]),
+        ({"model": T, "optimizer": OPTIMIZER}, ["the tensors under optimizer are not used"]),
+        ({"generator": T}, ["the weights are those under generator"]),
+        ({"generator": T, "optim_g": OPTIMIZER},
+         ["the weights are those under generator", "the tensors under optim_g are not used"]),
+        ({f"module.{n}": t for n, t in T.items()}, []),
+        ({"state_dict": {f"_orig_mod.module.{n}": t for n, t in T.items()}}, []),
+        ({**T, "extra": {"more": torch.ones(1)}}, ["the tensors under extra are not used"]),
+    ],
+)  # fmt: skip
+def test_the_weights_in_what_training_programs_save(value, told, tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save(value, path)
+    checkpoint, errors, warnings = opened(path)
+    assert errors == []
+    assert [w.rpartition("x.pt: ")[2] for w in warnings] == told
+    assert {n: read(v).tolist() for n, v in checkpoint.tensors.items()} == {
+        n: t.tolist() for n, t in T.items()
+    }
+
+
+def test_several_dictionaries_of_weights_are_refused(tmp_path):
+    torch.save({"generator": T, "discriminator": T}, tmp_path / "gan.pt")
+    message = refused(tmp_path / "gan.pt")
+    assert message.startswith("gan.pt holds several dictionaries of tensors (generator, discrim")
+
+
+def test_looking_for_tensors_takes_no_time_in_a_pickle_of_references(tmp_path):
+    nest: dict = {str(i): 0 for i in range(300)}
+    for _ in range(3):
+        nest = {str(i): nest for i in range(300)}
+    torch.save(nest, tmp_path / "deep.pt")
+    assert "holds no tensors by name" in refused(tmp_path / "deep.pt")

@@ -22,6 +22,12 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "
 Where a file has averaged weights beside the last ones, the averaged ones are those to use.
 """
 
+TRAINING = ("optim", "lr_sched", "sched", "scaler", "rng", "grad")
+"""How the keys of what is only needed to train on begin."""
+
+WRAPPING_MODULES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MAX_DIRECTORY = 16 * 2**20
 _DAMAGED = "It is damaged: download it again"
@@ -203,39 +209,68 @@ def _read_legacy(file: BinaryIO, size: int) -> tuple[object, Mapping[str, tuple[
 
 
 def _unwrap(value: object, shown: str, report: Report) -> dict[str, PickledTensor]:
-    """The state dict in a pickled value: itself, or under one of the usual keys."""
+    """The state dict in a pickled value: itself, or in the dictionary that training saved."""
     unused: list[str] = []
-    found: dict[str, PickledTensor] = {}
-    for _ in range(3):
+    for _ in range(4):
         if not isinstance(value, dict):
             break
-        found = {k: v for k, v in value.items() if isinstance(v, PickledTensor)}
-        inner = next((key for key in WRAPPERS if isinstance(value.get(key), dict)), None)
-        if found:
-            inner = None
-        unused += [str(key)[:80] for key in _nested(value) if key != inner]
-        if inner is None:
+        own = {k: v for k, v in value.items() if isinstance(v, PickledTensor)}
+        nests = [key for key in value if _holds_tensors(value[key])]
+        if not nests or any(tensor.shape for tensor in own.values()):
+            unused += map(_shown, nests)
             break
+        inner = _weights_among(nests, shown, report)
+        unused += [_shown(key) for key in (*own, *nests) if key != inner]
         value = value[inner]
     if isinstance(value, PickledTensor):
         raise PickleError("holds one tensor without a name, where a state dict was expected")
+    items = value.items() if isinstance(value, dict) else ()
+    found = {k: v for k, v in items if isinstance(v, PickledTensor)}
     if not found:
         raise PickleError("holds no tensors by name, where a state dict was expected")
     if not all(isinstance(name, str) for name in found):
         raise PickleError("holds tensors whose names are not text")
     if unused:
         report.warn(f"{shown}: the tensors under {listing(unused)} are not used")
+    return _without_wrapping_modules(found)
+
+
+def _weights_among(nests: list[object], shown: str, report: Report) -> object:
+    """The key of the dictionary of weights among several of tensors."""
+    usual = next((key for key in WRAPPERS if key in nests), None)
+    if usual is not None:
+        return usual
+    weights = [key for key in nests if not str(key).lower().startswith(TRAINING)]
+    if len(weights) != 1:
+        kinds = listing(map(_shown, nests))
+        raise PickleError(f"holds several dictionaries of tensors ({kinds}), none of them under "
+                          f"a usual name ({', '.join(WRAPPERS)})")  # fmt: skip
+    report.warn(f"{shown}: the weights are those under {_shown(weights[0])}")
+    return weights[0]
+
+
+def _holds_tensors(value: object) -> bool:
+    """Whether it is a dictionary with tensors in it, or in dictionaries in it, three deep."""
+    level: list[object] = [value]
+    for _ in range(3):
+        # Each once: a small pickle can hold one dictionary a million times in another one.
+        found = {id(item): item for item in level if isinstance(item, dict)}
+        level = [item for nest in found.values() for item in nest.values()]
+        if any(isinstance(item, PickledTensor) for item in level):
+            return True
+    return False
+
+
+def _without_wrapping_modules(found: dict[str, PickledTensor]) -> dict[str, PickledTensor]:
+    """Names as the model has them, without the modules that distributed training put around it."""
+    for prefix in WRAPPING_MODULES * 2:
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
 
 
-def _nested(value: dict[object, object]) -> list[object]:
-    """The keys of entries that are dictionaries of tensors themselves."""
-    inner = {id(v): (key, v) for key, v in value.items() if isinstance(v, dict)}
-    return [
-        key
-        for key, items in inner.values()
-        if any(isinstance(item, PickledTensor) for item in items.values())
-    ]
+def _shown(key: object) -> str:
+    return str(key)[:80]
 
 
 def _tensors(
