@@ -15,10 +15,13 @@ QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization"
 
 
 def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The dtype under the key the donor used, in nested scopes too; else ``torch_dtype``."""
+    """The dtype under the key the donor used, in nested scopes too; else ``torch_dtype``.
+
+    The configs of diffusers, which have a ``_class_name``, know no dtype.
+    """
     result = copy.deepcopy(dict(config))
     name = DTYPES[dtype].torch_name
-    if not _set_everywhere(result, DTYPE_KEYS, name):
+    if not _set_everywhere(result, DTYPE_KEYS, name) and "_class_name" not in result:
         result["torch_dtype"] = name
     return result
 

@@ -172,6 +172,12 @@ def _no_weights(root: Path, names: Set[str], top: list[str], shown: str, report:
             f"{FOREIGN[PurePosixPath(foreign[0]).suffix.lower()]} is not read: convert it to "
             "safetensors with transformers",
         )
+    elif nested and "model_index.json" in names:
+        report.error(
+            f"{shown} is a diffusers pipeline of several models: {listing(nested)}",
+            f"Merge them one by one, for example {shown}/{nested[-1]}, and put the results into "
+            "a copy of the pipeline",
+        )
     elif nested:
         report.error(
             f"{shown} has no weights of its own, but its subfolders have: {listing(nested)}",

@@ -20,7 +20,7 @@ from mergeloom.output.directory import (
     clear,
     move_into_place,
 )
-from mergeloom.planning import Plan, index, shard_header
+from mergeloom.planning import Plan, index, shard_header, weights_stem
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def _texts(plan: Plan, folder: Path, name: str, *, card: bool) -> None:
         text = json.dumps(plan.config, indent=2, ensure_ascii=False)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     if listing := index(plan.shards, plan.jobs):
-        (folder / "model.safetensors.index.json").write_text(listing, encoding="utf-8")
+        index_name = f"{weights_stem(plan.config)}.safetensors.index.json"
+        (folder / index_name).write_text(listing, encoding="utf-8")
     if card:
         config = folder / "mergekit_config.yml"
         config.write_text(plan.recipe.text, encoding="utf-8", newline="")  # its own line ends

@@ -12,7 +12,7 @@ from mergeloom.planning.plan import (
     VocabularySummary,
 )
 from mergeloom.planning.provenance import metadata, public_name, public_recipe, shard_header
-from mergeloom.planning.shards import index
+from mergeloom.planning.shards import index, weights_stem
 
 __all__ = [
     "Job",
@@ -31,4 +31,5 @@ __all__ = [
     "public_name",
     "public_recipe",
     "shard_header",
+    "weights_stem",
 ]

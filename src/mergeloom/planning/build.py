@@ -25,7 +25,7 @@ from mergeloom.planning.models import Models, open_models, relate
 from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Options, Plan, VocabularySummary
 from mergeloom.planning.restacking import check_restacked, without_extras
-from mergeloom.planning.shards import shard
+from mergeloom.planning.shards import shard, weights_stem
 from mergeloom.planning.targets import Part, make_parts, make_targets
 from mergeloom.planning.tokenizer_files import make_files
 from mergeloom.types import Checkpoint, ModelReference, Recipe
@@ -140,7 +140,7 @@ def _plan(
     return Plan(
         recipe=recipe,
         jobs=jobs,
-        shards=shard(jobs, options.out_shard_size),
+        shards=shard(jobs, options.out_shard_size, weights_stem(models.donor.checkpoint.config)),
         config=output_config(recipe, models, jobs, restacked, maker.truncated, decided, problems),
         side_files=copied,
         inputs=tuple(model.checkpoint for model in models.by_reference.values()),

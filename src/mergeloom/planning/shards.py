@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mergeloom.planning.plan import Job, Shard
 from mergeloom.types import DTYPES
@@ -11,11 +12,16 @@ from mergeloom.types import DTYPES
 HEADER_ALIGNMENT = 8
 
 
-def shard(jobs: Sequence[Job], limit: int) -> tuple[Shard, ...]:
+def weights_stem(config: Mapping[str, Any] | None) -> str:
+    """How the weight files of a model begin: diffusers looks for other names than transformers."""
+    return "diffusion_pytorch_model" if config and "_class_name" in config else "model"
+
+
+def shard(jobs: Sequence[Job], limit: int, stem: str = "model") -> tuple[Shard, ...]:
     """Fill shards greedily in output order; a tensor above ``limit`` bytes gets its own.
 
     Inside a shard wider dtypes come first, so that every tensor is aligned to its element size.
-    One shard is ``model.safetensors``; several carry Hugging Face's numbered names.
+    One shard is ``{stem}.safetensors``; several carry Hugging Face's numbered names.
     """
     groups: list[list[int]] = [[]]
     filled = 0
@@ -26,9 +32,9 @@ def shard(jobs: Sequence[Job], limit: int) -> tuple[Shard, ...]:
         groups[-1].append(number)
         filled += job.nbytes
     count = len(groups)
-    names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    names = [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     if count == 1:
-        names = ["model.safetensors"]
+        names = [f"{stem}.safetensors"]
     return tuple(_shard(name, group, jobs) for name, group in zip(names, groups, strict=True))
 
 
@@ -57,7 +63,7 @@ def header(part: Shard, jobs: Sequence[Job], metadata: Mapping[str, str]) -> byt
 
 
 def index(shards: Sequence[Shard], jobs: Sequence[Job]) -> str | None:
-    """``model.safetensors.index.json``, or None for a single shard."""
+    """The content of ``model.safetensors.index.json``, or None for a single shard."""
     if len(shards) == 1:
         return None
     placed = {jobs[n].name: part.file for part in shards for n in part.jobs}
