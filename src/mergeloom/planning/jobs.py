@@ -245,6 +245,8 @@ class JobMaker:
                 i if i.view.shape[0] == rows else replace(i, view=RowsOf(i.view, 0, rows))
                 for i in inputs
             )
+        if self.options.allow_crimes:
+            return None  # copied, and told
         expected = inputs[0].view.shape
         references = list(part.inputs)
         if part.base is not None:
