@@ -98,3 +98,23 @@ def test_codes_read_as_the_numbers_they_mean(case, model, monkeypatch):
         torch.testing.assert_close(
             read(view, start, stop), meant.flatten()[start:stop].float(), **close
         )
+
+
+def test_transformers_reads_the_same_from_mxfp4_and_block_float8(model):
+    """Its own functions, on the tensors of the files above."""
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    layer, _ = layouts.mxfp4(3, 20, 2)
+    checkpoint = opened(model("a", layer))[0]
+    theirs = convert_moe_packed_tensors(
+        layer["gate_up_proj_blocks"], layer["gate_up_proj_scales"], dtype=torch.float32
+    )
+    assert checkpoint is not None
+    view = checkpoint.tensors["gate_up_proj"]
+    assert torch.equal(read(view).view(view.shape), theirs)
+    layer, _ = layouts.block_float8(256, 128)
+    checkpoint = opened(model("b", layer))[0]
+    theirs = Fp8Dequantize(None)._dequantize_one(layer["weight"], layer["weight_scale_inv"])
+    assert checkpoint is not None
+    assert torch.equal(read(checkpoint.tensors["weight"]).view(256, 128), theirs)

@@ -53,6 +53,11 @@ class Dequantized:
         return self.shape[-1] if self.shape else 1
 
     @property
+    def rows_together(self) -> int:
+        """Rows that share codes, so that reading one of them costs as much as reading all."""
+        return 1
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files of all its parts."""
         return tuple(dict.fromkeys(path for part in self.parts for path in part.files))
@@ -66,7 +71,7 @@ class Dequantized:
         check_range(start, stop, numel(self.shape))
         out = empty("F32", stop - start, scratch, key)
         done = 0
-        for piece in pieces(start, stop, self.columns):
+        for piece in pieces(start, stop, self.columns, self.rows_together):
             rows, columns = piece.bottom - piece.top, piece.right - piece.left
             part = out[done : done + rows * columns].view(rows, columns)
             self.fill(part, piece, scratch, key)
@@ -81,15 +86,19 @@ class Dequantized:
             codes.prefetch(start * stored // size, -(-stop * stored // size))
 
 
-def pieces(start: int, stop: int, columns: int) -> Iterator[Piece]:
-    """Cut elements [start, stop) of a matrix into pieces of at most about ``PIECE`` elements."""
+def pieces(start: int, stop: int, columns: int, together: int = 1) -> Iterator[Piece]:
+    """Cut elements [start, stop) of a matrix into pieces of at most about ``PIECE`` elements.
+
+    Whole rows are cut between groups of ``together``.
+    """
+    most = max(together, PIECE // max(1, columns) // together * together)
     while start < stop:
         row, left = divmod(start, columns)
         if left or stop - start < columns or columns > PIECE:
             end = min(stop, (row + 1) * columns, start + PIECE)
             yield Piece(row, row + 1, left, left + end - start)
         else:
-            count = min(max(1, PIECE // columns), (stop - start) // columns)
+            count = min(most - row % together, (stop - start) // columns)
             end = start + count * columns
             yield Piece(row, row + count, 0, columns)
         start = end

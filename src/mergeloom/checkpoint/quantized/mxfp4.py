@@ -33,6 +33,11 @@ class TransposedBlocks(Dequantized):
     saved_dtype: str
 
     @property
+    def rows_together(self) -> int:
+        """A block."""
+        return BLOCK
+
+    @property
     def parts(self) -> tuple[View, ...]:
         """Codes and exponents."""
         return (self.codes, self.scale)

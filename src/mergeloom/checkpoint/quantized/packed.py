@@ -75,6 +75,11 @@ class Packed(Dequantized):
     zero_offset: int = 0
 
     @property
+    def rows_together(self) -> int:
+        """Rows in a word, where words go down."""
+        return 32 // self.bits if self.down else 1
+
+    @property
     def parts(self) -> tuple[View, ...]:
         """Codes, scales, zeros, groups, shape."""
         every = (self.codes, self.scale, self.zero, self.group_of, self.stated_shape)
