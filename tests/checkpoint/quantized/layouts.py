@@ -82,6 +82,18 @@ def float4(rows: int, columns: int) -> Layer:
     }, meant  # fmt: skip
 
 
+def modelopt_float4(rows: int, columns: int) -> Layer:
+    """NVFP4 of ModelOpt: the same, and the number for all is a factor."""
+    layer, _ = float4(rows, columns)
+    codes = torch.randint(0, 16, (rows, columns), generator=random())  # the very same
+    whole = torch.tensor(0.0013)
+    scale = layer["weight_scale"]
+    meant = FP4[codes] * (scale.float() * whole).repeat_interleave(16, 1)
+    return {
+        "weight": layer["weight_packed"], "weight_scale": scale, "weight_scale_2": whole,
+    }, meant  # fmt: skip
+
+
 def int8(rows: int, columns: int, group: int) -> Layer:
     codes = torch.randint(-128, 128, (rows, columns), generator=random())
     scale = torch.rand(rows, columns // group, generator=random(1))

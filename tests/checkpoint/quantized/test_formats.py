@@ -35,6 +35,8 @@ FORMATS: dict[str, tuple[layouts.Layer, dict[str, Any], str]] = {
     "experts in FP8": (layouts.expert_float8(3, 20, 12), {}, "block FP8"),
     "MXFP8": (layouts.exponent_float8(12, 96), {"quant_method": "mxfp8"}, "block FP8"),
     "NVFP4": (layouts.float4(12, 64), CT, "block FP4"),
+    "NVFP4 of ModelOpt": (
+        layouts.modelopt_float4(12, 64), {"quant_method": "modelopt"}, "block FP4"),
     "INT8 in groups": (layouts.int8(12, 64, 16), CT, "block INT8"),
     "INT8 by channel": (layouts.int8(12, 60, 60), CT, "INT8 with a scale for each channel"),
     "INT4": (layouts.packed_integers(10, 64, 4, 32), groups(4, 32), "compressed-tensors INT4"),
