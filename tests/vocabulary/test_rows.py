@@ -111,7 +111,7 @@ def naive(case: dict, tables: list[torch.Tensor]) -> list[torch.Tensor]:
                 rows.append(own(i, word))
             elif choice.place is not None:
                 rows.append(placed(choice.place, i, word))
-            elif word in case["chosen"] or case["missing"] == "peers":
+            elif case["missing"] == "peers":
                 rows.append(default(word))
             elif case["missing"] == "subword":
                 rows.append(pieces(i, word))

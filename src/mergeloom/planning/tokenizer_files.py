@@ -108,7 +108,8 @@ def _template(recipe: Recipe, models: Models, problems: Problems) -> Template | 
         return None
     from mergeloom.vocabulary.chat_template import resolve_template
 
-    references = dict.fromkeys((*recipe.models(), *recipe.lenders()))
+    lender = (setting,) if isinstance(setting, ModelReference) else ()
+    references = dict.fromkeys((*recipe.models(), *lender))
     inputs = [(str(r), models[r].checkpoint) for r in references]
     line = recipe.line("chat_template")
     try:
@@ -169,7 +170,8 @@ def _generation(
         return content if owner != models.donor_reference else None
     document = _translated(before, GENERATION, owner, decided, problems)
     if template and template.model is not None:
-        references = tuple(dict.fromkeys((*recipe.models(), *recipe.lenders())))
+        lender = (recipe.chat_template,) if isinstance(recipe.chat_template, ModelReference) else ()
+        references = tuple(dict.fromkeys((*recipe.models(), *lender)))
         _add_stops(document, models[references[template.model]].checkpoint, decided)
     if document == before:
         return content if owner != models.donor_reference else None

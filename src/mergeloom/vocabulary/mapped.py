@@ -149,9 +149,8 @@ class MappedRows:
         elif source == PADDING:
             width = self._width
             mean = _padding(self, scratch)[piece.outer * width : (piece.outer + 1) * width]
-            for at in range(-piece.skip, piece.size, width):
-                first, end = max(0, at), min(piece.size, at + width)
-                out[first:end].copy_(mean[first - at : end - at])
+            count = -(-(piece.skip + piece.size) // width)
+            out.copy_(mean.repeat(count)[piece.skip : piece.skip + piece.size])
         else:
             out.zero_()
 

@@ -209,7 +209,7 @@ class _Deciding:
                 for i in np.flatnonzero(~mine[:, r]).tolist():
                     sources[i, r], picked[i, r] = self._missing(i, token, known[:, r], own, r)
         for token, choice in self.chosen.items():
-            if token not in ids:
+            if token not in ids or choice == Chosen():
                 continue
             r = ids[token]
             for i in range(len(self.holders)):
