@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import torch
 import transformers
 import yaml
 from matrix.case import Case
-from matrix.cases import CASES
+from matrix.cases import TYPES
 from matrix.checkpoints import load, write_siblings
 from matrix.reference import traits
 
@@ -40,6 +39,7 @@ from benchmarks.machine import versions
 from benchmarks.peer import chosen
 
 WEIGHT = 0.6
+WIDTH = 80  # of a message in the table
 TITLE = "## Compared with mergekit"
 # Calls the program's own entry point once for each recipe, in a process of its own: importing
 # torch and transformers takes longer than these merges.
@@ -111,7 +111,7 @@ def judge(case: Case, kind: str, folder: Path, out: Path) -> Result:
     try:
         made, found = load(out, case)
     except Exception as error:  # noqa: BLE001 - whatever transformers says is the finding
-        return Result("does not load", first_line(str(error)))
+        return Result("does not load", last_line(str(error), folder))
     if lost := found.get("missing_keys"):
         return Result("loses tensors", f"{len(lost)} are missing on load, such as {lost[0]}")
     if found:
@@ -147,15 +147,17 @@ def stack_of(case: Case, a: Any, b: Any, made: Any) -> Result:
     return RIGHT
 
 
-def first_line(text: str) -> str:
+def last_line(text: str, folder: Path) -> str:
     """Return what a program said last, short enough for a table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"\s+", " ", lines[-1] if lines else "")[:90].replace("|", "\\|")
+    said = (lines[-1] if lines else "").replace(f"{folder}/", "").replace("|", "\\|")
+    return said if len(said) <= WIDTH else f"{said[:WIDTH]}…"
 
 
-def error(case: Case, kind: str, text: str) -> Result:
+def stopped(case: Case, kind: str, text: str, folder: Path) -> Result:
     """Return what to make of a tool that stopped: for some stacks that is the right answer."""
-    return Result("refused" if kind == "slices" and case.refused else "error", first_line(text))
+    refused = kind == "slices" and case.refused
+    return Result("refused" if refused else "error", last_line(text, folder))
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -167,8 +169,8 @@ def run(work: Path, peer: Path, names: list[str]) -> tuple[Results, Results]:
     """Run both tools over every recipe; return theirs and ours."""
     jobs = []
     for name in names:
-        write_siblings(CASES[name], work / name)
-        for kind, recipe in recipes(CASES[name], work / name).items():
+        write_siblings(TYPES[name], work / name)
+        for kind, recipe in recipes(TYPES[name], work / name).items():
             path = work / name / f"{kind}.yml"
             path.write_text(yaml.safe_dump(recipe))
             jobs.append((name, kind, path))
@@ -183,16 +185,16 @@ def run(work: Path, peer: Path, names: list[str]) -> tuple[Results, Results]:
     theirs: Results = {}
     ours: Results = {}
     for name, kind, path in jobs:
-        case, out = CASES[name], path.with_suffix(".peer")
+        case, out = TYPES[name], path.with_suffix(".peer")
         theirs[name, kind] = (
-            error(case, kind, path.with_suffix(".log").read_text(errors="replace"))
+            stopped(case, kind, path.with_suffix(".log").read_text(errors="replace"), work / name)
             if codes[str(out)]
             else judge(case, kind, work / name, out)
         )
         try:
             made = mergeloom.merge(path, path.with_suffix(".ours")).out
         except mergeloom.MergeloomError as mistake:
-            ours[name, kind] = error(case, kind, str(mistake))
+            ours[name, kind] = stopped(case, kind, str(mistake), work / name)
         else:
             ours[name, kind] = judge(case, kind, work / name, made)
     return theirs, ours
@@ -237,7 +239,7 @@ def section(theirs: Results, ours: Results, peer: Path) -> str:
     for name in dict.fromkeys(name for name, _ in ours):
         cells = [str(results[name, kind]) if (name, kind) in results else "–"
                  for kind in ("linear", "slices") for results in (ours, theirs)]  # fmt: skip
-        lines.append(f"| {name} | {CASES[name].cls} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {TYPES[name].cls} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -252,7 +254,7 @@ def main() -> None:
     """Write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the Markdown page")
-    parser.add_argument("--only", nargs="*", default=list(CASES), metavar="NAME")
+    parser.add_argument("--only", nargs="*", default=list(TYPES), metavar="NAME")
     parser.add_argument("--peer-venv", type=Path, metavar="PATH")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

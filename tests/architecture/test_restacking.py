@@ -77,3 +77,13 @@ def test_tensors_with_a_block_for_each_layer_cannot_be_sliced():
     assert stacked(shapes, config, (0, 2), (2, 3)).config == config
     with pytest.raises(mergeloom.MergeloomError, match="all its 3 layers in one tensor"):
         stacked(shapes, config, (0, 2), (1, 3))
+
+
+def test_stages_of_a_pyramid_cannot_be_sliced():
+    """Swin: every stage doubles the width, and ``depths`` would seem to tell the stages apart."""
+    shapes: Shapes = {"classifier.weight": (16, H)}
+    for i in range(2):
+        shapes[f"swin.encoder.layers.{i}.blocks.0.output.dense.weight"] = (H << i, H << i)
+    config = {"model_type": "swin", "num_layers": 2, "depths": [1, 2]}
+    with pytest.raises(mergeloom.MergeloomError, match="holds stages of layers"):
+        stacked(shapes, config, (0, 2), (1, 2))

@@ -38,6 +38,13 @@ def check_restacked(rebuilt: Restacked, models: Models, problems: Problems) -> N
     if order == list(range(stack.length)):
         return
     scope = count_scope(donor.checkpoint.config or {}, stack)
+    if isinstance(scope.get("depths"), list):
+        problems.error(
+            "slices",
+            f"{stack.prefix} holds stages of layers (depths: {scope['depths']}), each made for the "
+            "width that the one before it leaves",
+            WHOLE,
+        )
     kind = (donor.checkpoint.config or {}).get("model_type")
     if donor.layout.row.fixed_order:
         problems.error(
