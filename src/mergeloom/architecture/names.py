@@ -8,10 +8,12 @@ from functools import cached_property
 
 from mergeloom.architecture.layout import Layout
 from mergeloom.architecture.packing import (
+    STACKED,
     Packing,
     as_part,
     as_whole,
     canonical,
+    model_types,
     pack_of,
     repacking,
 )
@@ -49,6 +51,8 @@ class Alignment:
 
         ``name`` may belong to a layer that only the other checkpoint has.
         """
+        if not self.prefixes and name in self.other.shapes and not name.endswith(STACKED):
+            return plain(name)  # as in most merges: every stack is called the same
         parts = split(name)
         theirs = self.stacks.get(parts[0]) if parts else None
         if parts and theirs is not None:
@@ -105,6 +109,11 @@ class Alignment:
         return _spellings(self.other, self.stacks.values())
 
     @cached_property
+    def _kinds(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The model_types of the donor and of the other."""
+        return model_types(self.donor.config), model_types(self.other.config)
+
+    @cached_property
     def _donor_shapes(self) -> Mapping[tuple[str, str], tuple[int, ...]]:
         """(stack prefix, suffix) → shape, of the first layer that has it."""
         found: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -116,13 +125,14 @@ class Alignment:
 
     def _in_layer(self, ours: str, theirs: str, index: int, suffix: str) -> Source | None:
         here, shapes = f"{theirs}.{index}", self.other.shapes
+        if not suffix.endswith(STACKED) and (name := f"{here}.{suffix}") in shapes:
+            return plain(name)
         spelled, same = self._theirs[theirs], canonical(suffix)
         for candidate in (suffix, spelled.get(same)):
             name = f"{here}.{candidate}"
             if candidate and name in shapes:
                 wanted = self._donor_shapes.get((ours, suffix), shapes[name])
-                configs = self.donor.config, self.other.config
-                packs = repacking(same, wanted, configs[0], shapes[name], configs[1])
+                packs = repacking(same, wanted, shapes[name], self._kinds)
                 return packs[0].repacked(name, packs[1]) if packs else plain(name)
         wanted = self._donor_shapes.get((ours, suffix), ())
         for packing, before in as_whole(same):
@@ -162,7 +172,7 @@ class Alignment:
         rows = tuple(size[0] for size in sizes)
         columns = sizes[0][1] if len(sizes[0]) == 2 else None
         experts = expert if packing.is_stacked else None
-        pack = pack_of(self.donor.config, wanted, rows, columns, experts)
+        pack = pack_of(self._kinds[0], wanted, rows, columns, experts)
         text = " + ".join(n.replace("experts.0.", "experts.*.") for n in first)
         return (pack or Pack(rows, columns, experts)).joined(tuple(names), text)
 
@@ -179,7 +189,7 @@ class Alignment:
         if experts is not None and expert >= experts:
             return None
         columns = sizes[0][1] if len(sizes[0]) == 2 else None
-        return pack_of(self.other.config, shape, tuple(s[0] for s in sizes), columns, experts)
+        return pack_of(self._kinds[1], shape, tuple(s[0] for s in sizes), columns, experts)
 
     def _backwards(self, ours: str, theirs: str, index: int, suffix: str) -> tuple[str, ...]:
         """The donor's words for what the other checkpoint calls ``suffix``."""

@@ -8,7 +8,7 @@ fine-tuning programs write is covered by the tables here. Add a row to cover mor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -56,6 +56,9 @@ PACKINGS: tuple[Packing, ...] = (
     Packing("gate_up_proj.bias", ("gate_proj.bias", "up_proj.bias")),
 )
 
+STACKED = tuple(packing.whole for packing in PACKINGS if packing.is_stacked)
+"""How the names of packed experts end."""
+
 TRANSPOSED_EXPERTS = frozenset(
     "aria aria_text gpt_oss llama4 llama4_text qwen3_vl_moe qwen3_vl_moe_text".split()
 )
@@ -73,11 +76,14 @@ def canonical(suffix: str) -> str:
     return suffix
 
 
-def as_whole(suffix: str) -> Iterator[tuple[Packing, str]]:
+@lru_cache(maxsize=1 << 16)
+def as_whole(suffix: str) -> tuple[tuple[Packing, str], ...]:
     """(row, what stands before it) for the rows whose packed tensor ``suffix`` is."""
-    for packing in PACKINGS:
-        if suffix == packing.whole or suffix.endswith(f".{packing.whole}"):
-            yield packing, suffix[: len(suffix) - len(packing.whole)]
+    return tuple(
+        (packing, suffix[: len(suffix) - len(packing.whole)])
+        for packing in PACKINGS
+        if suffix == packing.whole or suffix.endswith(f".{packing.whole}")
+    )
 
 
 @lru_cache(maxsize=1 << 16)
@@ -101,15 +107,18 @@ def normal(suffix: str) -> str:
     return spelled
 
 
+@lru_cache(maxsize=1 << 12)
 def pack_of(
-    config: Mapping[str, Any],
+    kinds: frozenset[str],
     shape: tuple[int, ...],
     rows: tuple[int, ...],
     columns: int | None,
     experts: int | None,
 ) -> Pack | None:
-    """How parts lie in a packed tensor of a model, by its shape; None if they do not fit."""
-    kinds = _model_types(config)
+    """How parts lie in a packed tensor of a model, by its shape; None if they do not fit.
+
+    ``kinds`` are the model's and its parts' model_type.
+    """
     is_interleaved = bool(kinds & INTERLEAVED_EXPERTS) and experts is not None
     if is_interleaved and len(set(rows)) > 1:
         return None
@@ -124,16 +133,17 @@ def pack_of(
 def repacking(
     suffix: str,
     ours: tuple[int, ...],
-    our_config: Mapping[str, Any],
     theirs: tuple[int, ...],
-    their_config: Mapping[str, Any],
+    kinds: tuple[frozenset[str], frozenset[str]],
 ) -> tuple[Pack, Pack] | None:
-    """How the packed experts of two models lie; None if in the same way, or not comparable."""
+    """How the packed experts of two models lie; None if in the same way, or not comparable.
+
+    ``kinds`` are the model_types of the two, as for :func:`pack_of`.
+    """
     packing = next((found for found, _ in as_whole(suffix) if found.is_stacked), None)
     is_swapped = len(ours) == 3 and ours == (*theirs[:-2], *theirs[:-3:-1])
     if packing is None or len(ours) not in (2, 3) or (ours != theirs and not is_swapped):
         return None
-    kinds = [_model_types(config) for config in (our_config, their_config)]
     turned = [len(ours) == 3 and bool(kind & TRANSPOSED_EXPERTS) for kind in kinds]
     alternate = [bool(kind & INTERLEAVED_EXPERTS) for kind in kinds]
     if ours != theirs and turned[0] == turned[1]:
@@ -152,6 +162,6 @@ def repacking(
     return one, two
 
 
-def _model_types(config: Mapping[str, Any]) -> frozenset[str]:
+def model_types(config: Mapping[str, Any]) -> frozenset[str]:
     """The model_type of a config and of its parts."""
     return frozenset(str(value) for path, value in leaves(config) if path[-1:] == ("model_type",))
