@@ -31,8 +31,11 @@ class Rules:
 
 def read_rules(model: Mapping[str, Any], label: str) -> list[Rule]:
     """The ``merges`` of a tokenizer.json, written as ``"a b"`` or as ``["a", "b"]``."""
+    listed = model.get("merges") or []
+    if not isinstance(listed, list):
+        raise CheckpointError(Problem(label, "the merges of its tokenizer.json are no list"))
     rules = []
-    for rule in model.get("merges") or ():
+    for rule in listed:
         parts = rule.split(" ") if isinstance(rule, str) else rule
         if not (isinstance(parts, list) and len(parts) == 2 and _are_texts(parts)):
             raise CheckpointError(

@@ -66,7 +66,10 @@ def _flat(step: Any, parts: str) -> list[Step]:
     if not isinstance(step, Mapping):
         return []
     if step.get("type") == "Sequence":
-        return [s for part in step.get(parts) or () for s in _flat(part, parts)]
+        nested = step.get(parts)
+        if not isinstance(nested, list):
+            return []
+        return [s for part in nested for s in _flat(part, parts)]
     plain = {key: value for key, value in step.items() if key not in COSMETIC}
     plain.setdefault("type", "none")
     if plain["type"] == "ByteLevel":

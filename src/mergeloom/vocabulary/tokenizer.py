@@ -215,7 +215,10 @@ def _object(tokenizer: Tokenizer, name: str) -> Mapping[str, Any]:
 
 def _model_tokens(document: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """Token and id of a mapping, or of a Unigram list of [piece, score]."""
-    vocabulary = document["model"].get("vocab") or {}
+    model = document["model"]
+    vocabulary = model["vocab"]
+    if model.get("type") and (model["type"] == "Unigram") is isinstance(vocabulary, Mapping):
+        raise TypeError(vocabulary)
     if isinstance(vocabulary, Mapping):
         return ((_text(token), _id(i)) for token, i in vocabulary.items())
     return ((_piece(entry), i) for i, entry in enumerate(vocabulary))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from mergeloom.errors import Problem, RecipeError
+from mergeloom.errors import CheckpointError, Problem, RecipeError
 from mergeloom.vocabulary import bpe, unigram
 from mergeloom.vocabulary.document import required_tokens, with_tokens, without_tokens
 from mergeloom.vocabulary.pipeline import differences, splits_words
@@ -370,7 +370,13 @@ def _carry_rules(
         (_model(tokenizers[i]), bpe.read_rules(_model(tokenizers[i]), tokenizers[i].label), new)
         for i, new in taken.items()
     ]
-    rules = bpe.read_rules(model, tokenizers[index].label)
+    label = tokenizers[index].label
+    rules = bpe.read_rules(model, label)
+    prefix = str(model.get("continuing_subword_prefix") or "")
+    if len(bpe.known_rules(rules, model["vocab"], prefix)) != len(rules):
+        raise CheckpointError(
+            Problem(label, "its tokenizer.json has merge rules of tokens that it does not have")
+        )
     carried = bpe.carried_rules(model["vocab"], model, rules, donors)
     model["merges"] = bpe.written_rules(carried.rules, model["merges"])
     # What no chain of rules reaches is reached as a whole word, where text is cut into words.
