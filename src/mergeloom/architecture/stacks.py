@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,7 +23,7 @@ COUNT_KEYS = frozenset(
 LAYER_LIST_KEYS = ("layers_block_type", "layer_types", "block_types", "hybrid_override_pattern")
 NEXT_TOKEN_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 
-VISION = re.compile(r"vision|visual|vit(?!e)|image", re.I)
+VISION = re.compile(r"vision|visual|vit(?!e)|image|(^|\.)sam_", re.I)
 AUDIO = re.compile(r"audio|speech|codec|acoustic", re.I)
 TEXT_SCOPES = ("text_config", "llm_config", "language_config")
 
@@ -107,7 +107,35 @@ def find_stacks(
         stack = _with_count_key(prefix, count, config)
         if count >= 2 or stack.count_key:
             stacks.append(stack)
-    return _with_implied_key(stacks, groups, config)
+    return _with_implied_key(_with_own_keys(stacks, config), groups, config)
+
+
+def _with_own_keys(stacks: list[Stack], config: Mapping[str, Any]) -> list[Stack]:
+    """The stacks, each with a count key of its own where config.json has as many.
+
+    Pix2Struct has 12 layers in its encoder and in its decoder, and a key for each.
+    """
+    result = list(stacks)
+    for key in dict.fromkeys(s.count_key for s in stacks if s.count_key):
+        same = [s for s in stacks if s.count_key == key]
+        if key[-1] not in COUNT_KEYS or len(same) < 2:
+            continue
+        taken = {s.count_key for s in result}
+        ranks = {s: (_score(key, s.prefix), "decoder" in s.prefix) for s in same}
+        first, *others = sorted(same, key=lambda s: ranks[s], reverse=True)
+        if any(ranks[s] == ranks[first] for s in others):
+            continue  # nothing tells whose it is
+        for stack in others:
+            free = [
+                path
+                for path, value in leaves(config)
+                if _is_count(path, value, stack.length) and path not in taken
+            ]
+            if free:
+                best = max(free, key=lambda p: _score(p, stack.prefix))
+                taken.add(best)
+                result[result.index(stack)] = replace(stack, count_key=best)
+    return result
 
 
 def _with_implied_key(

@@ -49,7 +49,9 @@ def output_config(
         config = edits.with_dtype(config, _main_dtype(jobs))
     written = {job.name for job in jobs}
     has_head = any(head in written for head in models.heads) and donor.layout.embeddings
-    if has_head and (not donor.layout.heads or edits.says_tied(config)):
+    # A model that says it is tied and stores a head has one that is not its embedding: Luke's.
+    every = all(edits.says_tied(m.checkpoint.config or {}) for m in models.by_reference.values())
+    if has_head and (not donor.layout.heads or (edits.says_tied(config) and not every)):
         config = edits.with_tying(config, tied=False)
     elif recipe.tie == "force" and donor.layout.embeddings:
         config = edits.with_tying(config, tied=True)
