@@ -176,7 +176,11 @@ def _with_count_key(prefix: str, count: int, config: Mapping[str, Any]) -> Stack
     for length, surplus in ((count, 0), (count - extra, extra)):
         if length < 1:
             continue
-        found = [path for path, value in leaves(config) if _is_count(path, value, length)]
+        found = [
+            path
+            for path, value in leaves(config)
+            if _is_count(path, value, length) and not _is_of_another(path, prefix, config)
+        ]
         if found:
             return Stack(prefix, length, max(found, key=lambda p: _score(p, prefix)), surplus)
     for path, value in leaves(config):
@@ -188,6 +192,13 @@ def _with_count_key(prefix: str, count: int, config: Mapping[str, Any]) -> Stack
 
 def _is_count(path: Path, value: Any, length: int) -> bool:
     return bool(path) and path[-1] in COUNT_KEYS and value == length and not isinstance(value, bool)
+
+
+def _is_of_another(path: Path, prefix: str, config: Mapping[str, Any]) -> bool:
+    """Whether layers of text meet a key of ``vision_config`` while ``text_config`` is silent."""
+    scopes = [config[s] for s in TEXT_SCOPES if isinstance(config.get(s), Mapping)]
+    silent = any(not COUNT_KEYS & set(s) and not set(LAYER_LIST_KEYS) & set(s) for s in scopes)
+    return silent and family(prefix) == "text" and family(".".join(path[:-1])) != "text"
 
 
 def _score(path: Path, prefix: str) -> float:
