@@ -260,9 +260,18 @@ def _sliding_except_every(key: str, default: int) -> Derive:
     return lambda scope, i: FULL if _every(scope, key, default, i) else SLIDING
 
 
+def _full_first_of(key: str, default: int) -> Derive:
+    return lambda scope, i: FULL if _every(scope, key, default, i - 1) else SLIDING
+
+
 def _window_after(scope: Scope, index: int) -> str:
     in_use = scope.get("use_sliding_window") and scope.get("sliding_window") is not None
     return SLIDING if in_use and index >= scope.get("max_window_layers", 28) else FULL
+
+
+def _window_in_front(scope: Scope, index: int) -> str:
+    in_front = index % 2 == 0 and index < scope.get("max_window_layers", 28)
+    return SLIDING if in_front and scope.get("use_sliding_window") else FULL
 
 
 def _linear_except_every(scope: Scope, index: int) -> str:
@@ -285,7 +294,14 @@ _LAYER_TYPES: Mapping[str, Derive] = {
     "cohere2": _sliding_except_every("sliding_window_pattern", 4),
     "exaone4": _sliding_except_every("sliding_window_pattern", 4),
     "olmo3": _sliding_except_every("sliding_window_pattern", 4),
+    "exaone_moe": _sliding_except_every("sliding_window_pattern", 4),
+    "afmoe": _sliding_except_every("global_attn_every_n_layers", 4),
+    "vaultgemma": _sliding_except_every("", 2),
+    "modernbert": _full_first_of("global_attn_every_n_layers", 3),
+    "modernbert-decoder": _full_first_of("global_attn_every_n_layers", 3),
+    "cwm": _full_first_of("", 4),
     "qwen2": _window_after,
+    "qwen2_moe": _window_in_front,
     "qwen3": _window_after,
     "qwen3_next": _linear_except_every,
     "qwen3_5": _linear_except_every,
