@@ -79,6 +79,22 @@ def test_tensors_with_a_block_for_each_layer_cannot_be_sliced():
         stacked(shapes, config, (0, 2), (1, 3))
 
 
+def test_lists_and_positions_may_each_tell_a_part_of_a_layer():
+    """LFM2-MoE: convolution or attention by a list, the first layer dense by its position."""
+    shapes: Shapes = text("model", 4, {"norm.weight": (H,)})
+    kinds = ["conv", "full_attention", "conv", "full_attention"]
+    for i, kind in enumerate(kinds):
+        for part in (kind, "experts" if i else "dense"):
+            shapes[f"model.layers.{i}.{part}.in_proj.weight"] = (H, H)
+    config = {"model_type": "lfm2_moe", "num_hidden_layers": 4, "vocab_size": 16,
+              "layer_types": kinds, "num_dense_layers": 1}  # fmt: skip
+    got = stacked(shapes, config, (0, 2), (1, 4)).config
+    assert got["layer_types"] == [kinds[i] for i in (0, 1, 1, 2, 3)]
+    for ranges in (((1, 4),), ((0, 4), (0, 4))):
+        with pytest.raises(mergeloom.MergeloomError, match="another kind of layer"):
+            stacked(shapes, config, *ranges)
+
+
 def test_stages_of_a_pyramid_cannot_be_sliced():
     """Swin: every stage doubles the width, and ``depths`` would seem to tell the stages apart."""
     shapes: Shapes = {"classifier.weight": (16, H)}

@@ -98,5 +98,10 @@ def check_stack(pair: Pair, loaded: Loader, stack: str, module: str | None, fold
     states = [model.state_dict() for model in pair.models]
     for name, value in others.items():
         assert any(torch.equal(value, state[name]) for state in states), name
+    if module is None and pair.case.inputs == "text":
+        assert torch.equal(made.get_input_embeddings().weight, a.get_input_embeddings().weight)
+        head = made.get_output_embeddings()
+        if head is not None and head.weight is not made.get_input_embeddings().weight:
+            assert torch.equal(head.weight, b.get_output_embeddings().weight)
     given = make_inputs(pair.case.inputs)
     close(answers(made, given), answers(put_together(made, stack, layers, others), given))

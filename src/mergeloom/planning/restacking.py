@@ -152,6 +152,8 @@ def _check_kinds(rebuilt: Restacked, models: Models, problems: Problems) -> None
     selected = [_kind(models, reference, rebuilt, i) for reference, i in rebuilt.selection]
     if _lists_tell_kinds(models, rebuilt, source, selected):
         return
+    told = _told_by_lists(models, rebuilt, source, selected)
+    source, selected = [kind - told for kind in source], [kind - told for kind in selected]
     first, last = end_extras(source)
     end = len(selected) - 1
     selected = [
@@ -188,21 +190,39 @@ def _source(rebuilt: Restacked, models: Models) -> list[Kind]:
 def _lists_tell_kinds(
     models: Models, rebuilt: Restacked, source: Sequence[Kind], selected: Sequence[Kind]
 ) -> bool:
-    """Whether the per-layer lists of config.json say what each layer is made of.
+    """Whether the per-layer lists of config.json say all of what each layer is made of.
 
-    Any order can then be written. Lists that speak of something else (attention windows in a
-    model whose first layers are dense) do not count: layers they call equal differ.
+    Any order can then be written.
+    """
+    return not frozenset().union(*source, *selected) - _told_by_lists(
+        models, rebuilt, source, selected
+    )
+
+
+def _told_by_lists(
+    models: Models, rebuilt: Restacked, source: Sequence[Kind], selected: Sequence[Kind]
+) -> Kind:
+    """The parts of a layer that its config's per-layer lists tell, or that every layer has.
+
+    LFM2-MoE's ``layer_types`` tell convolutions from attention; which layers are dense follows
+    from the position. A list tells a part when layers it calls equal all have it or all lack it.
     """
     used = dict.fromkeys([models.donor_reference, *(r for r, _ in rebuilt.selection)])
     labels = {reference: _labels(models, reference, rebuilt) for reference in used}
-    kinds: dict[object, set[Kind]] = {}
-    ours = labels[models.donor_reference]
-    for label, kind in zip(ours, source, strict=True):
-        kinds.setdefault(label, set()).add(kind)
-    picked = [labels[reference][i] for reference, i in rebuilt.selection]
-    return all(len(found) == 1 for found in kinds.values()) and all(
-        kinds.get(label) == {kind} for label, kind in zip(picked, selected, strict=True)
-    )
+    pairs = [*zip(labels[models.donor_reference], source, strict=True)]
+    known = {label for label, _ in pairs}
+    pairs += [
+        (labels[r][i], kind) for (r, i), kind in zip(rebuilt.selection, selected, strict=True)
+    ]
+    if any(label not in known for label, _ in pairs):
+        return frozenset()
+    parts: Kind = frozenset().union(*source, *selected)
+    having: dict[object, Kind] = {}
+    lacking: dict[object, Kind] = {}
+    for label, kind in pairs:
+        having[label] = having.get(label, frozenset()) | kind
+        lacking[label] = lacking.get(label, frozenset()) | (parts - kind)
+    return parts - frozenset().union(*(having[label] & lacking[label] for label in having))
 
 
 def _labels(models: Models, reference: ModelReference, rebuilt: Restacked) -> list[object]:
