@@ -105,6 +105,17 @@ modules:
     assert any("matched" in str(w) for w in plan.warnings)
 
 
+def test_models_that_have_a_tower_and_one_that_has_none_need_modules(folder):
+    recipe = """
+        merge_method: task_arithmetic
+        base_model: A
+        models: [{model: B, parameters: {weight: 1}}, {model: Btext, parameters: {weight: 1}}]
+    """
+    with pytest.raises(mergeloom.MergeloomError, match="lacks 5 of the") as told:
+        planned(folder, recipe)
+    assert "which models go into which part, as in modules: {text_decoder" in str(told.value)
+
+
 def test_an_unknown_module_is_refused_with_the_nearest_name(folder):
     with pytest.raises(mergeloom.MergeloomError, match=r"no module 'visoin'.*vision"):
         planned(folder, "merge_method: linear\nmodules: {visoin: {models: [{model: A}]}}")

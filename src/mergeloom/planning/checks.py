@@ -162,10 +162,25 @@ def report_lacking(maker: JobMaker, whole: Sequence[ModelReference]) -> None:
             if label == donor
             else f"{label} lacks {len(names)} of the {len(maker.models.donor.layout.shapes)} "
             f"tensors that {donor} has: {shown}",
-            "Leave them out with exclude: to take the base's, or check that it is the same kind "
-            "of model.",
+            _hint_for_lacking(maker, label, names),
             maker.recipe.line(where),
         )
+
+
+def _hint_for_lacking(maker: JobMaker, label: str, names: Sequence[str]) -> str:
+    """What to do about tensors that a model lacks: a whole part of it, or some here and there."""
+    models = maker.models
+    found = next((m for r, m in models.by_reference.items() if str(r) == label), models.donor)
+    stacks = {stack for name in names if (stack := models.donor.layout.place(name).stack)}
+    if stacks and not any(found.stack_like(stack) for stack in stacks):
+        return (
+            "It has no such part: say which models go into which part, as in "
+            "modules: {text_decoder: {models: ...}, vision_tower: {models: ...}}."
+        )
+    return (
+        "Leave them out with exclude: to take the base's, or check that it is the same kind of "
+        "model."
+    )
 
 
 def report_shapes(maker: JobMaker) -> None:
