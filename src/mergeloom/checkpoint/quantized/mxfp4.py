@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mergeloom.checkpoint.quantized.blocks import FP4, Dequantized, Piece, nibbles, numbers
+from mergeloom.checkpoint.quantized.blocks import FP4, Dequantized, Piece, lookup, numbers
 from mergeloom.checkpoint.quantized.pool import Pool
 from mergeloom.checkpoint.views import permuted
 from mergeloom.types import Scratch, View
@@ -51,7 +51,7 @@ class TransposedBlocks(Dequantized):
         packed = self.codes.read(
             first * width * BLOCK // 2, last * width * BLOCK // 2, scratch, (key, "codes")
         )
-        values = torch.tensor(FP4)[nibbles(packed).view(last - first, width, BLOCK)]
+        values = lookup(torch.tensor(FP4), packed).view(last - first, width, BLOCK)
         scale = numbers(self.scale, first * width, last * width, scratch, (key, "scale"))
         values *= scale.view(last - first, width, 1)
         top = piece.top - first * BLOCK

@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mergeloom.checkpoint.quantized.blocks import FP4, Dequantized, Piece, nibbles, numbers
+from mergeloom.checkpoint.quantized.blocks import (
+    FP4,
+    Dequantized,
+    Piece,
+    lookup,
+    numbers,
+    widen_float8,
+)
 from mergeloom.checkpoint.quantized.pool import Pool
 from mergeloom.types import Scratch, View
 
@@ -107,11 +114,14 @@ class Scaled(Dequantized):
         stop = start + out.numel()
         if self.codes.shape == self.shape:
             stored = self.codes.read(start, stop, scratch, (key, "codes"))
-            out.copy_(stored.view(out.shape))
+            if self.codes.dtype in FLOAT8:
+                widen_float8(stored, out)
+            else:
+                out.copy_(stored.view(out.shape))
             return
         packed = self.codes.read(start // 2, -(-stop // 2), scratch, (key, "codes"))
-        codes = nibbles(packed.view(torch.uint8))[start % 2 :][: stop - start]
-        torch.index_select(torch.tensor(FP4), 0, codes, out=out.view(-1))
+        values = lookup(torch.tensor(FP4), packed.view(torch.uint8))
+        out.view(-1).copy_(values[start % 2 :][: stop - start])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,7 @@ class Widened(Dequantized):
     def fill(self, out: torch.Tensor, piece: Piece, scratch: Scratch, key: object) -> None:
         """The same numbers in more bits."""
         start = piece.top * self.columns + piece.left
-        out.copy_(self.codes.read(start, start + out.numel(), scratch, (key, "codes")).view_as(out))
+        widen_float8(self.codes.read(start, start + out.numel(), scratch, (key, "codes")), out)
 
 
 # --- which tensors they are ---
