@@ -67,6 +67,8 @@ class ElementwiseKernel:
         self.phases = len(self.plan)
         self.chosen: dict[tuple[int, int], np.ndarray[Any, np.dtype[np.uint8]]] = {}
         """By model and block what was chosen at random: bits that a later pass need not draw."""
+        self.made: dict[tuple[int, int], torch.Tensor] = {}
+        """By first element and length of a block, what a method makes once of it."""
         self.remembers = self.phases > 0 and self.size * len(job.inputs) <= REMEMBERED * 8
         # The input's tensor too: one model may come twice in a slice, with different layers.
         self.streams = [
@@ -162,6 +164,16 @@ class ElementBlock:
     def spare(self, name: str) -> torch.Tensor:
         """Memory of the worker that a method may use again and again."""
         return self._kernel.inputs.buffer(("spare", name), len(self.base), self._scratch)
+
+    def once(self, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What was made of this block, kept if all blocks of the tensor together keep little."""
+        made, key = self._kernel.made, (self._start, len(self.base))
+        if key in made:
+            return made[key]
+        value = make()
+        if value.nbytes * self._kernel.size <= REMEMBERED * len(self.base):
+            made[key] = value
+        return value
 
     def known(self, measure: int) -> torch.Tensor:
         """The totals of a measure."""

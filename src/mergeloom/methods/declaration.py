@@ -126,6 +126,11 @@ class Block(Protocol):
         is allocated for each block anew costs more than the arithmetic in it."""
         ...
 
+    def once(self, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What ``make`` gives, or gave for this block in an earlier pass: for a few numbers that
+        cost much. One such value a block. It may be made again when memory is short."""
+        ...
+
     def known(self, measure: int) -> torch.Tensor:
         """What the formula's measure of that number found: float64 totals, on the CPU."""
         ...

@@ -107,41 +107,53 @@ class Pipeline:
         return total
 
     def _elected(self, block: Block, terms: list[torch.Tensor]) -> torch.Tensor:
-        """Only what has the elected sign; a tie, or nothing at all, elects plus.
-
-        Where minus is elected, every term's sign bit is flipped: then what is left of it above
-        zero agrees. Arithmetic on the bits instead of masks, which are slow in torch on a CPU.
-        """
+        """Only what has the elected sign; a tie, or nothing at all, elects plus."""
         import torch
 
         total, vote = block.spare("total").zero_(), block.spare("vote")
         for term in terms:
             total.add_(torch.sign(term, out=vote) if self.elect == "count" else term)
-        kind, sign = {4: (torch.int32, -(2**31)), 8: (torch.int64, -(2**63))}[total.itemsize]
-        minus = total.view(kind).bitwise_and_(sign)
-        for term in terms:
-            term.view(kind).bitwise_xor_(minus)
-            term.clamp_(min=0.0)
-        divisor = self._agreeing_weight(block, terms) if self.normalize else None
+        minus = keep_elected(terms, total)
+        divisor = agreeing_weight(block, terms, self.weights) if self.normalize else None
         merged = _added(terms)
         if divisor is not None:
             merged.div_(divisor)
-        merged.view(kind).bitwise_xor_(minus)
+        merged.view(minus.dtype).bitwise_xor_(minus)
         return merged
 
-    def _agreeing_weight(self, block: Block, terms: list[torch.Tensor]) -> torch.Tensor:
-        """The sum of the weights of the terms above zero, for dividing by: 1 where it is 0."""
-        import torch
 
-        divisor, vote = block.spare("divisor"), block.spare("vote")
-        torch.sign(terms[0], out=divisor)
-        if self.weights[0] != 1.0:
-            divisor.mul_(self.weights[0])
-        for term, weight in zip(terms[1:], self.weights[1:], strict=True):
-            divisor.add_(torch.sign(term, out=vote), alpha=weight)
-        if min(self.weights) > 0:  # where no term is above zero it does not matter
-            return divisor.clamp_(min=min(self.weights))
-        return one_for_zero(divisor)
+def keep_elected(terms: Sequence[torch.Tensor], votes: torch.Tensor) -> torch.Tensor:
+    """Make the terms, in place, the sizes of what has the sign of ``votes``, zero elsewhere.
+
+    Where minus is elected, every term's sign bit is flipped: then what is left of it above zero
+    agrees. Arithmetic on the bits instead of masks, which are slow in torch on a CPU. Returns the
+    elected sign bits, in place of the votes, to be flipped back in the result.
+    """
+    import torch
+
+    kind, sign = {4: (torch.int32, -(2**31)), 8: (torch.int64, -(2**63))}[votes.itemsize]
+    minus = votes.view(kind).bitwise_and_(sign)
+    for term in terms:
+        term.view(kind).bitwise_xor_(minus)
+        term.clamp_(min=0.0)
+    return minus
+
+
+def agreeing_weight(
+    block: Block, terms: Sequence[torch.Tensor], weights: Sequence[float]
+) -> torch.Tensor:
+    """The sum of the weights of the terms above zero, for dividing by: 1 where it is 0."""
+    import torch
+
+    divisor, vote = block.spare("divisor"), block.spare("vote")
+    torch.sign(terms[0], out=divisor)
+    if weights[0] != 1.0:
+        divisor.mul_(weights[0])
+    for term, weight in zip(terms[1:], weights[1:], strict=True):
+        divisor.add_(torch.sign(term, out=vote), alpha=weight)
+    if min(weights) > 0:  # where no term is above zero it does not matter
+        return divisor.clamp_(min=min(weights))
+    return one_for_zero(divisor)
 
 
 def one_for_zero(divisor: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from mergeloom.methods.declaration import (
     Parameter,
     Totals,
 )
-from mergeloom.methods.pipeline import one_for_zero
+from mergeloom.methods.pipeline import agreeing_weight, keep_elected
 from mergeloom.methods.registry import method
 from mergeloom.methods.sums import INT8_MASK
 
@@ -70,8 +70,6 @@ def sce(arguments: Arguments) -> Formula:
 
     With a select_topk of 1 nothing is left out.
     """
-    import torch
-
     if not arguments.per_model:
         return BASE_ALONE
     share = arguments.number("select_topk")
@@ -82,20 +80,24 @@ def sce(arguments: Arguments) -> Formula:
         return block.deltas.mul_(block.keep_largest(0, 0, 0, variance(block)[0]).sign_())
 
     def energies(block: Block) -> torch.Tensor:
-        return selected(block).square().sum(1, dtype=torch.float64)
+        return selected(block).square_().sum(1)
 
     def apply(block: Block) -> torch.Tensor:
-        deltas = selected(block)
+        deltas = list(selected(block))
         energy = block.known(1 if share < 1 else 0)
         total = float(energy.sum())
         weights = (energy / total).tolist() if total else [0.0] * len(deltas)
-        elected = torch.ones_like(block.base).copysign_(deltas.sum(0).add_(0.0))
-        merged, divisor = torch.zeros_like(elected), torch.zeros_like(elected)
-        for delta, weight in zip(deltas, weights, strict=True):
-            agreeing = (delta * elected).clamp_(min=0.0)
-            merged.add_(agreeing, alpha=weight)
-            divisor.add_(agreeing.sign_(), alpha=weight)
-        return merged.div_(one_for_zero(divisor)).mul_(elected).add_(block.base)
+        votes = block.spare("votes").zero_()
+        for delta in deltas:
+            votes.add_(delta)
+        minus = keep_elected(deltas, votes)
+        divisor = agreeing_weight(block, deltas, weights)
+        merged: torch.Tensor = deltas[0].mul_(weights[0])
+        for delta, weight in zip(deltas[1:], weights[1:], strict=True):
+            merged.add_(delta, alpha=weight)
+        merged.div_(divisor)
+        merged.view(minus.dtype).bitwise_xor_(minus)
+        return merged.add_(block.base)
 
     def counts(nonzero: Sequence[int], size: int) -> list[list[int]]:
         del size
@@ -106,19 +108,20 @@ def sce(arguments: Arguments) -> Formula:
 
 
 def variance(block: Block) -> torch.Tensor:
-    """Population variance over the models, shape (1, elements), exactly 0 where they agree.
+    """Variance over the models times their number squared, shape (1, elements), ≥ 0.
 
-    From the squared differences of every pair, since a mean of equal numbers may round away
-    from them.
+    Exactly 0 where they agree: from the squared differences of every pair, since a mean of equal
+    numbers may round away from them.
     """
     import torch
 
     count = len(block.deltas)
-    total = torch.zeros_like(block.base)
+    total, difference = block.spare("variance").zero_(), block.spare("difference")
     for i in range(count):
         for j in range(i):
-            total.add_((block.deltas[i] - block.deltas[j]).square_())
-    return total.div_(count * count).abs_()[None]  # a NaN may carry a sign
+            torch.sub(block.deltas[i], block.deltas[j], out=difference)
+            total.addcmul_(difference, difference)
+    return total.abs_()[None]  # a NaN may carry a sign
 
 
 # --- two models ----------------------------------------------------------------------------------
@@ -219,8 +222,12 @@ def fusion_scores(block: Block) -> torch.Tensor:
     base = block.base.view(-1, row)
     # Of a usual fine-tune (changes of 5e-4) the divergence is 1e-7: float32 would see only noise.
     wide = torch.float32 if base.device.type == "mps" else torch.float64
-    ours = (base + delta).softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
-    theirs = base.softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
-    divergence = ours.div(theirs).log_().mul_(ours).sum(-1, keepdim=True).clamp_(min=0.0)
-    scores = delta.mul(divergence.to(delta.dtype)).abs_()  # abs last: a NaN may carry a sign
+
+    def divergence() -> torch.Tensor:
+        ours = (base + delta).softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
+        theirs = base.softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
+        found = ours.div(theirs).log_().mul_(ours).sum(-1, keepdim=True).clamp_(min=0.0)
+        return found.to(delta.dtype)
+
+    scores = delta.mul(block.once(divergence)).abs_()  # abs last: a NaN may carry a sign
     return scores.view(1, -1)
