@@ -12,6 +12,7 @@ from mergeloom.errors import CheckpointError
 from mergeloom.types import ModelReference
 
 from .fake_hub import COMMIT, FakeHub
+from .quantized import layouts
 from .support import good, opened, raw, read, refused
 
 SIDE = {
@@ -183,3 +184,23 @@ def test_what_the_hub_refuses_is_said_in_one_line_with_the_next_step(hub, tmp_pa
     del hub.repos["org/model"]
     with pytest.raises(CheckpointError, match="org/model is neither a local path nor a model"):
         fetch(checkpoint, checkpoint.fetch)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "bitsandbytes"])
+def test_quantized_models_are_understood_from_headers_where_those_say_enough(kind, hub, tmp_path):
+    """The shapes of bitsandbytes' 4-bit weights are inside of the file, so that has to come."""
+    if kind == "fp8":
+        layer, meant = layouts.block_float8(20, 30)
+    else:
+        layer, meant = layouts.bitsandbytes4(20, 32, nested=True)
+    config = json.dumps({"quantization_config": {"quant_method": kind}}).encode()
+    weights = save({f"a.{name}": tensor for name, tensor in layer.items()})
+    hub.repos["org/small"] = {"config.json": config, "model.safetensors": weights}
+    checkpoint, errors, warnings = opened("org/small", cache_dir=tmp_path / "cache")
+    assert checkpoint is not None
+    assert errors == []
+    assert len(warnings) == 1
+    assert checkpoint.tensors["a.weight"].shape == tuple(meant.shape)
+    assert ("model.safetensors" in " ".join(hub.downloaded())) is (kind == "bitsandbytes")
+    fetch(checkpoint, checkpoint.tensors["a.weight"].files)
+    assert torch.equal(read(checkpoint.tensors["a.weight"]), meant.flatten())
