@@ -62,7 +62,7 @@ def _expectation(source: Sequence[Kind], count: int) -> tuple[Callable[[int], Ki
     offset, period = _law(source)
     return (
         lambda place: source[place if place < offset else offset + (place - offset) % period],
-        period if offset + period < len(source) else 0,
+        period if period > 1 and offset + 2 * period <= len(source) else 0,
     )
 
 

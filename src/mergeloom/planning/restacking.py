@@ -48,7 +48,7 @@ def check_restacked(rebuilt: Restacked, models: Models, problems: Problems) -> N
     kind = (donor.checkpoint.config or {}).get("model_type")
     if donor.layout.row.fixed_order:
         problems.error(
-            "slices", f"the layers of a {kind} model cannot be taken out of their order", WHOLE
+            "slices", f"layers of models of type {kind} cannot be taken out of their order", WHOLE
         )
     shared = [
         s.prefix
