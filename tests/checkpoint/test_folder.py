@@ -101,7 +101,7 @@ WRONG = {
         "with transformers",
     ),
     "subfolders": (
-        {"unet/a.safetensors": ["a"], "vae/a.bin": ["a"], "model_index.json": b"{}"},
+        {"unet/a.safetensors": ["a"], "vae/a.bin": ["a"]},
         "m has no weights of its own, but its subfolders have: unet, vae. Name one of them",
     ),
     "several": (

@@ -201,7 +201,7 @@ OPTIONS = {
     ("--seed", "x"): "--seed: 'x' is not a valid integer. SEE",
     ("--timings", "A"): "--timings: File 'A' is a directory. SEE",
     ("--timings", "no/t.json"): "--timings: the folder no does not exist",
-    ("--overwrit",): "no such option '--overwrit'. Did you mean '--overwrite'? SEE",
+    ("--timing",): "no such option '--timing'. Did you mean '--timings'? SEE",
     ("more",): "got unexpected extra argument (more). SEE",
     ("--device", "gpu"): f"--device: gpu {CPU}",
     ("--device", "CUDA"): f"--device: CUDA {CPU}",

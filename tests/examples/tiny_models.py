@@ -50,8 +50,8 @@ def llama(folder: Path, layers: int = 32) -> Path:
         "pre_tokenizer": {"type": "Whitespace"},
         "model": {
             "type": "WordLevel",
-            "vocab": {f"word{i}": i for i in range(ROWS)},
-            "unk_token": "word0",
+            "vocab": {"<|im_start|>": 0, **{f"word{i}": i for i in range(1, ROWS)}},
+            "unk_token": "word1",
         },
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -68,7 +68,7 @@ def vision_language(folder: Path) -> Path:
         "language_model.model.norm.weight": (HIDDEN,),
         "language_model.lm_head.weight": (ROWS, HIDDEN),
     }
-    for i in range(4):
+    for i in range(32):
         own = {f"language_model.model.layers.{i}.{n}": s for n, s in LLAMA_LAYER.items()}
         shapes |= own
     for i in range(3):
@@ -78,7 +78,7 @@ def vision_language(folder: Path) -> Path:
     config = {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
-        "text_config": LLAMA_CONFIG | {"num_hidden_layers": 4},
+        "text_config": LLAMA_CONFIG | {"num_hidden_layers": 32},
         "vision_config": {"model_type": "clip_vision_model", "num_hidden_layers": 3},
     }
     write(folder, shapes, config)
