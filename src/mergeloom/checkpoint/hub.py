@@ -13,7 +13,8 @@ from mergeloom.checkpoint.file_kinds import module_folders, side_files
 from mergeloom.checkpoint.folder import Weights, choose_weights
 from mergeloom.checkpoint.locate import HubModel, nearest_local
 from mergeloom.checkpoint.open import open_folder, read_config, with_gguf
-from mergeloom.checkpoint.quantized import dequantized, states
+from mergeloom.checkpoint.quantized import dequantized
+from mergeloom.checkpoint.quantized.bitsandbytes import states
 from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.safetensors_header import header_length, parse_header
 from mergeloom.checkpoint.weights import read_file, read_weights

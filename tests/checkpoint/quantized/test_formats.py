@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from mergeloom.checkpoint import quantized
 from mergeloom.types import numel
 
 from ..support import opened, read
@@ -75,7 +74,9 @@ FORMATS: dict[str, tuple[layouts.Layer, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", FORMATS)
 def test_codes_read_as_the_numbers_they_mean(case, model, monkeypatch):
     (layer, meant), settings, kind = FORMATS[case]
-    monkeypatch.setattr(quantized.blocks, "PIECE", 200)  # so that these tensors have many pieces
+    monkeypatch.setattr(
+        "mergeloom.checkpoint.quantized.blocks.PIECE", 200
+    )  # so that these tensors have many pieces
     config = {"dtype": "float16", "quantization_config": settings} if settings else {}
     tensors = {"layer.norm": torch.ones(3)} | {f"layer.{n}": t for n, t in layer.items()}
     if case == "ComfyUI's FP8":

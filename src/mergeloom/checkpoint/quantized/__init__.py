@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergeloom.checkpoint.quantized.bitsandbytes import states, take_bitsandbytes
-from mergeloom.checkpoint.quantized.integers import take_gptq, take_packed
-from mergeloom.checkpoint.quantized.mxfp4 import take_mxfp4
 from mergeloom.checkpoint.quantized.pool import Pool, own_dtype, quantization_settings
-from mergeloom.checkpoint.quantized.scaled import take_bare_float8, take_scaled
 from mergeloom.checkpoint.report import Report, listing
 from mergeloom.checkpoint.weights import natural
 from mergeloom.types import View
 
-__all__ = ["dequantized", "states"]
+__all__ = ["dequantized"]
+
+_PLAIN = frozenset("F64 F32 F16 BF16 I64 BOOL C64".split())
+"""What a checkpoint holds that is not quantized; every format of codes has tensors of others."""
 
 METHODS = frozenset(
     """awq bitsandbytes bitsandbytes_4bit bitsandbytes_8bit compressed-tensors compressed_tensors
@@ -60,16 +59,27 @@ def dequantized(
     Returns:
         Names → views in natural order, without the companions; None after a mistake.
     """
-    settings = quantization_settings(config or {})
-    if mistake := _refusal(settings, config or {}):
+    config = config or {}
+    settings = quantization_settings(config)
+    plain = all(
+        view.dtype in _PLAIN and not name.endswith(_COMPANIONS) for name, view in tensors.items()
+    )
+    if plain and not settings and "quantization" not in config:
+        return dict(tensors)
+    if mistake := _refusal(settings, config):
         report.error(
             f"{shown} is quantized ({mistake}), which cannot be dequantized here",
             "Use the original weights, or dequantize it first with the library that made it",
         )
         return None
+    from mergeloom.checkpoint.quantized.bitsandbytes import take_bitsandbytes
+    from mergeloom.checkpoint.quantized.integers import take_gptq, take_packed
+    from mergeloom.checkpoint.quantized.mxfp4 import take_mxfp4
+    from mergeloom.checkpoint.quantized.scaled import take_bare_float8, take_scaled
+
     errors = len(report.problems.errors)
-    model_type = str((config or {}).get("model_type", ""))
-    pool = Pool(dict(tensors), settings, own_dtype(config or {}), model_type, shown, report)
+    model_type = str(config.get("model_type", ""))
+    pool = Pool(dict(tensors), settings, own_dtype(config), model_type, shown, report)
     for take in (take_bitsandbytes, take_mxfp4, take_packed, take_gptq, take_scaled,
                  take_bare_float8):  # fmt: skip
         take(pool)
