@@ -18,7 +18,7 @@ from mergeloom import Options
 from mergeloom.engine.run import Settings, run
 from mergeloom.engine.sink import Tensors
 
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 SHAPES = {
     "embed.weight": (300, 64),
     "layers.0.a.weight": (33, BLOCK),  # more than one span

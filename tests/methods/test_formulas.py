@@ -209,7 +209,7 @@ def test_nuslerp(drawn, w1, w2, relation, with_base, out, vectors):
     assert_on_the_arc(got, expected, size, slack, is_wide(used, got))
 
 
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 LARGE = [(3, BLOCK + 5), (32 * BLOCK + 77,), (BLOCK + 1, 3), (7, 5, 30011)]
 
 
