@@ -45,7 +45,7 @@ def read_document(
     method = data.get("merge_method")
     declarations = Declarations.of(method.strip() if isinstance(method, str) else "", methods)
     found = Problems()
-    structure, meant = validated(data, document.lines, declarations.names(), found, lenient)
+    structure, meant = validated(data, document.lines, declarations.names, found, lenient)
     settings = SettingsReader(declarations, document.lines, found, lenient).all(data)
     checks = _Checks(data, document.lines, found, meant)
     checks.method(methods)

@@ -8,7 +8,8 @@ from typing import Any
 
 from mergeloom.recipe import fields
 from mergeloom.recipe.parameters import MethodWords, ParameterWords, known_parameters
-from mergeloom.recipe.schema import SHARED, TOP_LEVEL_KEYS, RecipeFile
+from mergeloom.recipe.schema import LEVELS, TOP_LEVEL_KEYS, RecipeFile
+from mergeloom.recipe.structure import Level
 
 SCHEMA_ID = "https://mergeloom.github.io/schema/recipe.json"
 
@@ -45,10 +46,9 @@ def json_schema(methods: Mapping[str, MethodWords] | None = None) -> dict[str, A
         methods: method names → their declarations; they become completions, and their
             parameters get descriptions and ranges. Other method names stay possible.
     """
-    schema = RecipeFile.model_json_schema(ref_template="#/$defs/{model}")
-    found = _without_noise(schema)
+    found = RecipeFile.schema()
     parameters = known_parameters(methods)
-    definitions = found.pop("$defs")
+    definitions = {level.__name__: _level(level) for level in LEVELS}
     definitions.update(_definitions(list(methods or {}), parameters))
     found["additionalProperties"] = {"description": "A helper key that holds YAML anchors."}
     found["propertyNames"] = {
@@ -67,57 +67,29 @@ def json_schema(methods: Mapping[str, MethodWords] | None = None) -> dict[str, A
             ("modules", "minProperties"),
         )
     ]
-    # The reader accepts a plain text wherever it stands for a model without parameters.
-    definitions["Model"] = {"anyOf": [{"type": "string", "minLength": 1}, definitions["Model"]]}
-    for key in ("models", "slices", "modules", "input_model_parameters"):
-        _allow_null(found["properties"], key)
-    for key in ("models", "slices"):
-        _allow_null(definitions["ModuleEntry"]["properties"], key)
-    _allow_null(definitions["Tokenizer"]["properties"], "tokens")
-    tokens = definitions["Tokenizer"]["properties"]["tokens"]
-    tokens["anyOf"][0]["additionalProperties"] = {
-        "anyOf": [{"$ref": "#/$defs/Token"}, {"type": "null"}]
-    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
         "title": "mergeloom recipe",
         "description": "How to merge language models: inputs, method, parameters and output.",
-        **{k: v for k, v in found.items() if k not in ("title", "description")},
+        **{k: v for k, v in found.items() if k != "description"},
         "examples": _examples(),
         "$defs": dict(sorted(definitions.items())),
     }
 
 
-def _without_noise(value: Any, names: bool = False) -> Any:
-    """Drop pydantic's derived titles and its defaults, which no editor should insert.
-
-    ``names`` says that the keys of ``value`` are property names and not words of the schema.
-    """
-    if isinstance(value, list):
-        return [_without_noise(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if SHARED in value:
-        value = {**value, "$ref": f"#/$defs/{value[SHARED]}"}
-    return {
-        key: _without_noise(item, names=not names and key in ("properties", "$defs"))
-        for key, item in value.items()
-        if names or key not in ("title", "default", SHARED)
-    }
-
-
-def _allow_null(properties: dict[str, Any], key: str) -> None:
-    """A key whose value may be left empty."""
-    inner = dict(properties[key])
-    description = {"description": inner.pop("description")} if "description" in inner else {}
-    properties[key] = {**description, "anyOf": [inner, {"type": "null"}]}
+def _level(level: type[Level]) -> dict[str, Any]:
+    """A mapping, or the plain text that may stand for it if no other key is required."""
+    found = level.schema()
+    if level.bare and found["required"] == [level.bare]:
+        return {"anyOf": [{"type": "string", "minLength": 1}, found]}
+    return found
 
 
 def _definitions(
     methods: list[str], parameters: Mapping[str, ParameterWords]
 ) -> dict[str, dict[str, Any]]:
-    """The schemas of values that are not plain pydantic fields."""
+    """The schemas of values that are referred to by name."""
     method: dict[str, Any] = {"type": "string", "minLength": 1}
     if methods:
         method = {"anyOf": [{"enum": methods}, method]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mergeloom.errors import Problems
@@ -34,22 +35,27 @@ class Declarations:
     Args:
         method: the method's name as written.
         own: what the method reads; None when nothing is known about it.
-        all: what any method reads.
+        methods: every method there is, or None.
     """
 
     method: str
     own: Mapping[str, ParameterWords] | None
-    all: Mapping[str, ParameterWords]
+    methods: Mapping[str, MethodWords] | None
 
     @classmethod
     def of(cls, method: str, methods: Mapping[str, MethodWords] | None) -> Declarations:
         """The declarations of a method; of one no name comes near, none."""
-        own = None
+        if methods is None:
+            return cls(method, None, None)
         # The parameters of a misspelt method are held against the one that was meant.
-        meant = nearest_match(method, methods or ())
-        if methods is not None and meant is not None:
-            own = {p.name: p for p in methods[meant].parameters}
-        return cls(meant or method, own, known_parameters(methods))
+        meant = method if method in methods else nearest_match(method, methods)
+        own = None if meant is None else {p.name: p for p in methods[meant].parameters}
+        return cls(meant or method, own, methods)
+
+    @cached_property
+    def all(self) -> Mapping[str, ParameterWords]:
+        """What any method reads: found when it is asked for, as it searches for plug-ins."""
+        return known_parameters(self.methods)
 
     def names(self) -> frozenset[str]:
         """Every word that is a parameter's name somewhere."""

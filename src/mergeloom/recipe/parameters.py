@@ -87,7 +87,7 @@ _NO = {"false", "no", "off", "0", "0.0"}
 def known_parameters(methods: Mapping[str, MethodWords] | None) -> dict[str, ParameterWords]:
     """The parameters of every method by name, in order of first appearance."""
     found: dict[str, ParameterWords] = {}
-    for method in (methods or {}).values():
+    for method in () if methods is None else methods.values():
         for parameter in method.parameters:
             found.setdefault(parameter.name, parameter)
     found.setdefault(EMBED_SLERP.name, EMBED_SLERP)
