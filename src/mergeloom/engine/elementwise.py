@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,22 +15,24 @@ from mergeloom.engine.randomness import Bools, Stream
 from mergeloom.engine.ranks import chosen_by_rank, mean_rank
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sizes import BLOCK, REMEMBERED, block_row, sample_of
-from mergeloom.methods import Elementwise, Largest, Note, Totals
+from mergeloom.methods import Block, Elementwise, Largest, Note, Sums, Totals, Values
 from mergeloom.planning import Job
 from mergeloom.types import numel
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass
 class TotalsFound:
     """The parts of one :class:`Totals` by range, then their sum."""
 
-    parts: dict[int, torch.Tensor] = field(default_factory=dict)
-    total: torch.Tensor | None = None
+    parts: dict[int, Numbers] = field(default_factory=dict)
+    total: Numbers | None = None
 
     def settle(self) -> None:
         """Add the parts in order, so that rounding does not depend on the workers."""
         ordered = [self.parts[span] for span in sorted(self.parts)]
-        self.total = torch.stack(ordered).sum(0) if ordered else None
+        self.total = np.stack(ordered).sum(0) if ordered else None
         self.parts.clear()
 
 
@@ -91,10 +93,10 @@ class ElementwiseKernel:
             edges = sample_of(start, stop, self.size, self.block_row)
         blocks = (self._block(a, b, scratch, carried) for a, b in edges)
         if isinstance(measure, Totals):
-            return torch.stack([measure.of(block).double().cpu() for block in blocks]).sum(0)
-        scores = (measure.scores(block) for block in blocks)
+            return np.stack([as_numbers(measure.of(block)) for block in blocks]).sum(0)
+        scores = ([as_tensor(row) for row in measure.scores(block)] for block in blocks)
         if wanted.sample or not isinstance(found, Search):
-            return [piece.clone() for piece in scores]
+            return [torch.stack(rows) for rows in scores]
         return found.count(scores)
 
     def absorb(self, phase: int, span: int, part: Any) -> None:
@@ -133,12 +135,29 @@ class ElementwiseKernel:
 
     def compute(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> torch.Tensor:
         """Output elements [start, stop) in the work dtype, 1-D."""
-        return self.formula.apply(self._block(start, stop, scratch, carried))
+        return as_tensor(self.formula.apply(self._block(start, stop, scratch, carried)))
 
-    def _block(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> ElementBlock:
+    def _block(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Block:
         base = self.inputs.base(start, stop, scratch)
         deltas = self.inputs.stacked(start, stop, scratch, base)
-        return ElementBlock(self, scratch, start, base, deltas, carried)
+        return ElementBlock(self, scratch, start, base, list(deltas), carried)
+
+
+def as_tensor(values: Values) -> torch.Tensor:
+    """What a formula made of tensors: a tensor."""
+    return cast(torch.Tensor, values)
+
+
+def as_numbers(sums: Sums) -> Numbers:
+    """A nested list of sums in float64, brought here together."""
+
+    def stacked(sums: Sums) -> torch.Tensor:
+        if isinstance(sums, Sequence):
+            return torch.stack([stacked(part) for part in sums])
+        return as_tensor(sums)
+
+    numbers: Numbers = stacked(sums).cpu().double().numpy()
+    return numbers
 
 
 class ElementBlock:
@@ -150,7 +169,7 @@ class ElementBlock:
         scratch: Scratch,
         start: int,
         base: torch.Tensor,
-        deltas: torch.Tensor,
+        deltas: list[torch.Tensor],
         carried: Carried,
     ) -> None:
         self.base = base
@@ -160,10 +179,6 @@ class ElementBlock:
         self._scratch = scratch
         self._start = start
         self._carried = carried
-
-    def spare(self, name: str) -> torch.Tensor:
-        """Memory of the worker that a method may use again and again."""
-        return self._kernel.inputs.buffer(("spare", name), len(self.base), self._scratch)
 
     def once(self, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What was made of this block, kept if all blocks of the tensor together keep little."""
@@ -175,7 +190,7 @@ class ElementBlock:
             made[key] = value
         return value
 
-    def known(self, measure: int) -> torch.Tensor:
+    def known(self, measure: int) -> Numbers:
         """The totals of a measure."""
         found = self._kernel.found[measure]
         if not isinstance(found, TotalsFound) or found.total is None:
@@ -186,49 +201,48 @@ class ElementBlock:
         """The smallest chosen score."""
         return self._choice(measure, score, choice).threshold
 
-    def keep_largest(
-        self, measure: int, score: int, choice: int, values: torch.Tensor
-    ) -> torch.Tensor:
-        """Zero, in place, the values whose size is not among the chosen largest."""
+    def keep_largest(self, measure: int, score: int, choice: int, values: Values) -> torch.Tensor:
+        """The values whose size is among the chosen largest, 0 for the others."""
         key = (measure, score, choice)
-        kept, self._carried[key] = self._choice(*key).keep(values, self._carried[key])
+        given = as_tensor(values)
+        kept, self._carried[key] = self._choice(*key).keep(given, self._carried[key])
         return kept
 
-    def keep_by_chance(self, model: int, probability: float, values: torch.Tensor) -> torch.Tensor:
-        """Zero, in place, what is not chosen with ``probability``."""
+    def keep_by_chance(self, model: int, probability: float, values: Values) -> torch.Tensor:
+        """What is chosen with ``probability``, 0 for the others."""
         stream, start = self._kernel.streams[model], self._start
         return self._keep(
-            model, values, lambda: stream.chosen(start, len(values), BLOCK, probability)
+            model, values, lambda count: stream.chosen(start, count, BLOCK, probability)
         )
 
     def keep_by_rank(
-        self, model: int, lowest: float, highest: float, values: torch.Tensor
+        self, model: int, lowest: float, highest: float, values: Values
     ) -> torch.Tensor:
-        """Zero, in place, what is not chosen with a probability that rises with the rank."""
+        """What is chosen with a probability that rises with the rank, 0 for the others."""
         stream, start = self._kernel.streams[model], self._start
 
-        def chosen() -> Bools:
-            words = stream.words(start, len(values), BLOCK)
-            return chosen_by_rank(values.abs(), self.shape, words, lowest, highest)
+        def chosen(count: int) -> Bools:
+            words = stream.words(start, count, BLOCK)
+            return chosen_by_rank(self.deltas[model].abs(), self.shape, words, lowest, highest)
 
         return self._keep(model, values, chosen)
 
-    def mean_rank(self, sizes: torch.Tensor) -> torch.Tensor:
+    def mean_rank(self, model: int) -> torch.Tensor:
         """Each element's share of the largest rank of its row."""
-        return mean_rank(sizes, self.shape)
+        return mean_rank(self.deltas[model].abs(), self.shape)
 
-    def _keep(self, model: int, values: torch.Tensor, choose: Callable[[], Bools]) -> torch.Tensor:
+    def _keep(self, model: int, values: Values, choose: Callable[[int], Bools]) -> torch.Tensor:
         """Choose, or remember what an earlier pass has chosen, and zero the others."""
-        kernel, key = self._kernel, (model, self._start)
+        kernel, key, given = self._kernel, (model, self._start), as_tensor(values)
         if key in kernel.chosen:
-            chosen = np.unpackbits(kernel.chosen.pop(key), count=len(values)).view(np.bool_)
+            chosen = np.unpackbits(kernel.chosen.pop(key), count=len(given)).view(np.bool_)
         else:
-            chosen = choose()
+            chosen = choose(len(given))
             if kernel.remembers:
                 kernel.chosen[key] = np.packbits(chosen)
-        factors = self._scratch.tensor("factors", len(values), values.dtype)
+        factors = self._scratch.tensor("factors", len(given), given.dtype)
         np.copyto(factors.numpy(), chosen)  # many times faster than torch from bools
-        return values.mul_(factors.to(values.device))
+        return given * factors.to(given.device)
 
     def _choice(self, measure: int, score: int, choice: int) -> Choice:
         found = self._kernel.found[measure]

@@ -73,27 +73,21 @@ class Choice:
         return not 0 < self.count <= self.total
 
     def keep(self, values: torch.Tensor, budget: int) -> tuple[torch.Tensor, int]:
-        """Zero, in place, the values whose size is not chosen; and the budget left for equals."""
+        """The values whose size is chosen, 0 for the others; and the budget left for equals."""
         if self.count >= self.total:
             return values, budget
         if self.count <= 0:
-            return values.zero_(), budget
+            return torch.zeros_like(values), budget
+        # Masks of bools are several times slower in torch on a CPU than its hardshrink, which
+        # zeroes what is not larger than a limit, and nothing for a negative one.
         if budget == ALL:
-            return _shrink(values, below(self.threshold, values.dtype)), budget
-        equal = (values.abs() == self.threshold).nonzero().squeeze(1)[:budget] if budget else None
-        if equal is None:
-            return _shrink(values, self.threshold), budget
-        kept = values[equal]
-        _shrink(values, self.threshold)[equal] = kept
-        return values, budget - len(equal)
-
-
-def _shrink(values: torch.Tensor, limit: float) -> torch.Tensor:
-    """Zero, in place, what is not larger than ``limit``; nothing for a negative limit.
-
-    Masks of bools are several times slower in torch on a CPU.
-    """
-    return torch.hardshrink(values, limit, out=values)
+            return torch.hardshrink(values, below(self.threshold, values.dtype)), budget
+        kept = torch.hardshrink(values, self.threshold)
+        if not budget:
+            return kept, budget
+        equal = (values.abs() == self.threshold).nonzero().squeeze(1)[:budget]
+        kept[equal] = values[equal]
+        return kept, budget - len(equal)
 
 
 @dataclass(frozen=True)
@@ -185,8 +179,8 @@ class Search:
                     choice.low, choice.high = self._around(choice, s, pieces)
                     choice.common = _commonest(choice, s, pieces)
 
-    def count(self, blocks: Iterable[torch.Tensor]) -> Counts:
-        """What one range's scores tell about the choices that are still open."""
+    def count(self, blocks: Iterable[Iterable[torch.Tensor]]) -> Counts:
+        """What one range's rows of scores tell about the choices that are still open."""
         nonzero = [0] * len(self.choices)
         tallies = {
             (s, c): Tally(choice)
@@ -195,7 +189,7 @@ class Search:
             if not (choice.trivial or choice.found)
         }
         for scores in blocks:
-            for s, bits in enumerate(bits_of(scores)):
+            for s, bits in enumerate(bits_of(row) for row in scores):
                 if self._measure.of_nonzero:
                     nonzero[s] += bits.size - int(np.count_nonzero(bits == 0))
                 for c in range(len(self.choices[s])):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from mergeloom.types import Scalar
 
@@ -105,25 +105,67 @@ BASE_ALONE = WeightedSum((), deltas=True)
 """The result when there is nothing but the base."""
 
 
+class Values(Protocol):
+    """A stretch of a tensor as the arithmetic sees it: floats in float32, or float64 if an input
+    or the output is, of shape (elements,).
+
+    A formula that uses nothing but what stands here runs in the engine's own loops: it is called
+    once with symbols in place of numbers. Where that fails, and on GPUs, it is called for every
+    block with torch tensors, so it may use all of torch, at torch's speed. There are no
+    comparisons here: instead of choosing by a mask, multiply with a :meth:`sign` that was shifted
+    and clamped to 0 and 1. Unlike a mask that lets no NaN or infinity of an input disappear.
+    """
+
+    def __add__(self, other: Self | float, /) -> Self: ...
+    def __radd__(self, other: float, /) -> Self: ...
+    def __sub__(self, other: Self | float, /) -> Self: ...
+    def __rsub__(self, other: float, /) -> Self: ...
+    def __mul__(self, other: Self | float, /) -> Self: ...
+    def __rmul__(self, other: float, /) -> Self: ...
+    def __truediv__(self, other: Self | float, /) -> Self: ...
+    def __rtruediv__(self, other: float, /) -> Self: ...
+    def __neg__(self) -> Self: ...
+
+    def abs(self) -> Self:
+        """The sizes."""
+        ...
+
+    def sign(self) -> Self:
+        """1 or -1; 0 for 0 and NaN."""
+        ...
+
+    def square(self) -> Self:
+        """The product with itself."""
+        ...
+
+    def clamp(self, *, min: float | None = None, max: float | None = None) -> Self:  # noqa: A002
+        """What is below ``min`` or above ``max`` becomes that; NaN stays."""
+        ...
+
+    def sum(self) -> Self:
+        """All elements added up: one number, for :class:`Totals` alone."""
+        ...
+
+
 class Block(Protocol):
     """What an elementwise method sees: the same stretch of elements of every input.
 
-    Tensors are flat, in float32 (float64 for float64 inputs). The deltas are the method's own to
-    change in place, the base is not.
+    Nothing here changes what it is given.
     """
 
-    base: torch.Tensor
-    """The base's elements, shape (elements,)."""
+    @property
+    def base(self) -> Values:
+        """The base's elements."""
+        ...
 
-    shape: tuple[int, ...]
-    """The shape of the whole output tensor."""
+    @property
+    def deltas(self) -> Sequence[Values]:
+        """Every other input minus the base, in the recipe's order."""
+        ...
 
-    deltas: torch.Tensor
-    """Every other input minus the base, in the recipe's order, shape (models, elements)."""
-
-    def spare(self, name: str) -> torch.Tensor:
-        """Uninitialised memory like the base's, the same for a name in every block: memory that
-        is allocated for each block anew costs more than the arithmetic in it."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole output tensor."""
         ...
 
     def once(self, make: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -131,51 +173,54 @@ class Block(Protocol):
         cost much. One such value a block. It may be made again when memory is short."""
         ...
 
-    def known(self, measure: int) -> torch.Tensor:
-        """What the formula's measure of that number found: float64 totals, on the CPU."""
-        ...
-
-    def keep_largest(
-        self, measure: int, score: int, choice: int, values: torch.Tensor
-    ) -> torch.Tensor:
-        """Zero, in place, the values that are not among the chosen largest of the tensor.
-
-        The sizes of ``values`` are this block's row ``score`` of that :class:`Largest`,
-        ``choice`` the place in that row's counts. Of equals the lower flat index is larger.
-        """
+    def known(self, measure: int) -> Array:
+        """The totals that the formula's measure of that number found, in float64; of the shape of
+        the list it gave."""
         ...
 
     def threshold(self, measure: int, score: int, choice: int) -> float:
         """The smallest score among the chosen largest; infinity when none are chosen."""
         ...
 
-    def keep_by_chance(self, model: int, probability: float, values: torch.Tensor) -> torch.Tensor:
-        """Zero, in place, each value but with ``probability``: the same for a seed, output tensor
-        and model whatever the threads, the memory or the order of models."""
+    def keep_largest(self, measure: int, score: int, choice: int, values: Values) -> Values:
+        """The values that are among the chosen largest of the tensor, 0 for the others.
+
+        The sizes of ``values`` are this block's row ``score`` of that :class:`Largest`,
+        ``choice`` the place in that row's counts. Of equals the lower flat index is larger. At
+        most once for a choice in one function of a formula.
+        """
         ...
 
-    def keep_by_rank(
-        self, model: int, lowest: float, highest: float, values: torch.Tensor
-    ) -> torch.Tensor:
-        """Zero, in place, each value but with a probability that rises with the rank of its size
-        along axis 1, from ``lowest`` to ``highest``; equals have the mean of theirs. Only in
+    def keep_by_chance(self, model: int, probability: float, values: Values) -> Values:
+        """Each value with ``probability``, else 0: the same for a seed, output tensor and model
+        whatever the threads, the memory or the order of models."""
+        ...
+
+    def keep_by_rank(self, model: int, lowest: float, highest: float, values: Values) -> Values:
+        """Each value with a probability, else 0. It rises from ``lowest`` to ``highest`` with the
+        rank of the size of the model's delta along axis 1; equals have the mean of theirs. Only in
         blocks of whole rows."""
         ...
 
-    def mean_rank(self, sizes: torch.Tensor) -> torch.Tensor:
-        """The rank along axis 1 divided by the largest, 0 to 1; equals have the mean of theirs."""
+    def mean_rank(self, model: int) -> Values:
+        """The rank of the size of the model's delta along axis 1, divided by the largest rank: 0
+        to 1, equals have the mean of theirs. Only in blocks of whole rows."""
         ...
+
+
+Sums = Values | Sequence["Sums"]
+"""One sum, or a list of lists of sums."""
 
 
 @dataclass(frozen=True)
 class Totals:
     """A pass that adds up numbers over a tensor.
 
-    ``of`` maps a block to a tensor of any fixed shape; the totals are its sum over all blocks, in
-    order, in float64.
+    ``of`` maps a block to :meth:`Values.sum` of some values, in a (nested) list of the same shape
+    for every block; the totals are its sum over all blocks, in order, in float64.
     """
 
-    of: Callable[[Block], torch.Tensor]
+    of: Callable[[Block], Sums]
 
 
 @dataclass(frozen=True)
@@ -183,12 +228,12 @@ class Largest:
     """A pass that finds exactly the k-th largest of non-negative scores, without sorting.
 
     It reads a sample first, and all once more in the rare case that the sample misled.
-    ``scores`` maps a block to shape (scores, elements). ``counts`` maps (the number of non-zero
-    scores of each row, the number of elements) to how many of the largest to choose, several
-    choices for each row; the first argument is only true with ``of_nonzero``.
+    ``scores`` maps a block to a list of rows of scores, one for each element. ``counts`` maps (the
+    number of non-zero scores of each row, the number of elements) to how many of the largest to
+    choose, several choices for each row; the first argument is only true with ``of_nonzero``.
     """
 
-    scores: Callable[[Block], torch.Tensor]
+    scores: Callable[[Block], Sequence[Values]]
     counts: Callable[[Sequence[int], int], Sequence[Sequence[int]]]
     of_nonzero: bool = False
 
@@ -204,7 +249,7 @@ class Elementwise:
             for one axis), because elements of a row depend on each other.
     """
 
-    apply: Callable[[Block], torch.Tensor]
+    apply: Callable[[Block], Values]
     measures: tuple[Totals | Largest, ...] = ()
     whole_rows: bool = False
 

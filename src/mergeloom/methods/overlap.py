@@ -11,15 +11,14 @@ from mergeloom.methods.declaration import (
     Elementwise,
     Parameter,
     Totals,
+    Values,
 )
-from mergeloom.methods.pipeline import Pipeline, pipeline, rescale
+from mergeloom.methods.pipeline import Pipeline, added, pipeline, rescale, scaled
 from mergeloom.methods.registry import method
 from mergeloom.methods.sparsify import DENSITY, keep_largest
 from mergeloom.methods.sums import INT8_MASK, NORMALIZE, WEIGHT
 
 if TYPE_CHECKING:
-    import torch
-
     from mergeloom.methods.declaration import Formula
 
 RAM_EPSILON = Parameter("epsilon", "changes up to this size do not count", default=1e-5, low=0.0)
@@ -59,10 +58,10 @@ def ram(arguments: Arguments) -> Formula:
         return BASE_ALONE
     epsilon = arguments.number("epsilon")
 
-    def apply(block: Block) -> torch.Tensor:
+    def apply(block: Block) -> Values:
         active = active_changes(block, epsilon)
-        count = active.sum(0).clamp_(min=1.0)
-        return active.mul_(block.deltas).sum(0).div_(count).add_(block.base)
+        changes = [on * delta for on, delta in zip(active, block.deltas, strict=True)]
+        return added(changes) / added(active).clamp(min=1.0) + block.base
 
     return Elementwise(apply)
 
@@ -103,60 +102,54 @@ def ramplus_tl(arguments: Arguments) -> Formula:
 
     The ratios are those of each tensor.
     """
-    import torch
-
     if not arguments.per_model:
         return BASE_ALONE
     epsilon = arguments.number("epsilon")
     r, alpha = arguments.number("r"), arguments.number("alpha")
+    floor = max(epsilon, 1e-30)  # keeps a model that changed nothing from 0 / 0
 
-    def overlaps(block: Block) -> torch.Tensor:
+    def counts(block: Block) -> list[list[Values]]:
+        """How many elements each model changed, and how many of them no other did."""
         active = active_changes(block, epsilon)
-        alone = active * only_one(active)
-        own = alone.sum(1, dtype=torch.float64)
-        return torch.stack([active.sum(1, dtype=torch.float64) - own, own])
+        single = only_one(added(active))
+        return [[on.sum() for on in active], [(on * single).sum() for on in active]]
 
-    def apply(block: Block) -> torch.Tensor:
-        shared, own = block.known(0)
-        # The floor keeps a model that changed nothing from 0 / 0 when epsilon is 0.
-        gains = r * (shared / own.clamp(min=max(epsilon, 1e-30))).clamp(0.0, alpha)
+    def apply(block: Block) -> Values:
+        numbers = zip(*block.known(0).tolist(), strict=True)
+        gains = [r * min((every - own) / max(own, floor), alpha) for every, own in numbers]
         active = active_changes(block, epsilon)
-        count, single = active.sum(0).clamp_(min=1.0), only_one(active)
-        merged = torch.zeros_like(block.base)
-        for delta, on, gain in zip(block.deltas, active, gains.tolist(), strict=True):
-            merged.add_(on.mul_(delta).mul_(single.mul(gain).add_(1.0)))
-        return merged.div_(count).add_(block.base)
+        changes = [on * delta for on, delta in zip(active, block.deltas, strict=True)]
+        count = added(active)
+        gained = added([change * gain for change, gain in zip(changes, gains, strict=True)])
+        merged = added(changes) / count.clamp(min=1.0) + gained * only_one(count)
+        return merged + block.base
 
-    return Elementwise(apply, (Totals(overlaps),))
-
-
-def active_changes(block: Block, epsilon: float) -> torch.Tensor:
-    """1 where a model changed an element by more than epsilon, shape (models, elements)."""
-    return block.deltas.abs().sub_(epsilon).clamp_(min=0.0).sign_()
+    return Elementwise(apply, (Totals(counts),))
 
 
-def only_one(active: torch.Tensor) -> torch.Tensor:
-    """1 where exactly one model is active, shape (elements,)."""
-    count = active.sum(0)
-    return count.sign().mul_(count.neg_().add_(2.0).clamp_(min=0.0))
+def active_changes(block: Block, epsilon: float) -> list[Values]:
+    """For every model 1 where it changed an element by more than epsilon, else 0."""
+    return [(delta.abs() - epsilon).clamp(min=0.0).sign() for delta in block.deltas]
+
+
+def only_one(count: Values) -> Values:
+    """1 where a count is 1, else 0."""
+    return (count * (2.0 - count)).clamp(min=0.0)
 
 
 def _consensus(arguments: Arguments, steps: Pipeline) -> Elementwise:
     """Keep the merged change only where at least k models agree with it."""
-    import torch
-
     needed = int(arguments.each("k")[0])
     thresholds = arguments.each("lambda")
 
-    def apply(block: Block) -> torch.Tensor:
-        deltas = block.deltas.clone()  # the pipeline changes the block's own
+    def apply(block: Block) -> Values:
         merged = steps.change(block)
-        votes = torch.zeros_like(merged)
-        for delta, threshold in zip(deltas, thresholds, strict=True):
-            against = (merged - delta).abs_().mul_(threshold)
-            votes.add_(delta.abs().sub_(against).clamp_(min=0.0).sign_())
-        agreed = votes.sub_(needed - 0.5).clamp_(min=0.0).sign_()
-        return merged.mul_(agreed).add_(block.base)
+        votes = [
+            (delta.abs() - scaled((merged - delta).abs(), threshold)).clamp(min=0.0).sign()
+            for delta, threshold in zip(block.deltas, thresholds, strict=True)
+        ]
+        agreed = (added(votes) - (needed - 0.5)).clamp(min=0.0).sign()
+        return merged * agreed + block.base
 
     return Elementwise(apply, steps.measures())
 

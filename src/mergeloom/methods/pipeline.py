@@ -5,17 +5,16 @@ sparsify → rescale → weight → elect → sum → normalize. A method choose
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mergeloom.methods.declaration import Arguments, Block, Largest, Parameter, Totals
-from mergeloom.methods.sparsify import Sparsifier
-
-if TYPE_CHECKING:
-    import torch
+from mergeloom.methods.declaration import Arguments, Block, Largest, Parameter, Totals, Values
+from mergeloom.methods.sparsify import Sparsifier, sizes
 
 SMALLEST_TOTAL = 1e-7
+SMALLEST_WEIGHT = 1e-30
 
 ELECTION = Parameter(
     "consensus_method", "elect signs by the sum of the changes or by their count",
@@ -48,45 +47,38 @@ class Pipeline:
         own = self.sparsifier.measures if self.sparsifier else ()
         return (*own, Totals(self.magnitudes)) if self.rescaling == "true" else own
 
-    def magnitudes(self, block: Block) -> torch.Tensor:
+    def magnitudes(self, block: Block) -> list[list[Values]]:
         """Sums of |Δ| before and after thinning, shape (2, models)."""
-        import torch
+        before = sizes(block)
+        after = self._thinned(block, before)
+        return [[size.sum() for size in before], [size.sum() for size in after]]
 
-        sizes = block.deltas.abs_()
-        before = sizes.sum(1)
-        if self.sparsifier:
-            for model, size in enumerate(sizes):
-                self.sparsifier.thin(block, model, size)
-        return torch.stack([before, sizes.sum(1)])
-
-    def change(self, block: Block) -> torch.Tensor:
+    def change(self, block: Block) -> Values:
         """The merged task vector of a block, after normalization and without λ."""
-        terms = self._terms(block)
+        factors = self._factors(block)
+        terms = [
+            scaled(thinned, factor * weight)
+            for thinned, factor, weight in zip(
+                self._thinned(block, block.deltas), factors, self.weights, strict=True
+            )
+        ]
         if self.elect == "none":
-            return self._total(terms)
-        return self._elected(block, terms)
+            total, divisor = added(terms), sum(self.weights)
+            return total / divisor if self.normalize and abs(divisor) >= 1e-8 else total
+        votes = [term.sign() for term in terms] if self.elect == "count" else terms
+        return elected_sum(terms, votes, self.weights if self.normalize else None)
 
-    def apply(self, block: Block) -> torch.Tensor:
+    def apply(self, block: Block) -> Values:
         """The block of the output."""
-        change = self.change(block)
-        if self.scale != 1.0:
-            change.mul_(self.scale)
-        return change.add_(block.base)
+        return scaled(self.change(block), self.scale) + block.base
 
-    def _terms(self, block: Block) -> list[torch.Tensor]:
-        """The thinned, rescaled and weighted task vectors, in the place of the block's."""
-        terms = []
-        for i, (factor, weight) in enumerate(zip(self._factors(block), self.weights, strict=True)):
-            term = block.deltas[i]
-            if self.sparsifier:
-                term = self.sparsifier.thin(block, i, term)
-            product = factor * weight
-            if not (isinstance(product, float) and product == 1.0):
-                term.mul_(product)
-            terms.append(term)
-        return terms
+    def _thinned(self, block: Block, values: Sequence[Values]) -> Sequence[Values]:
+        """The task vectors or their sizes, with zeros where they are dropped."""
+        if self.sparsifier is None:
+            return values
+        return [self.sparsifier.thin(block, model, value) for model, value in enumerate(values)]
 
-    def _factors(self, block: Block) -> Sequence[float | torch.Tensor]:
+    def _factors(self, block: Block) -> Sequence[float | Values]:
         """What each task vector is multiplied with to make up for what was dropped."""
         if self.sparsifier is None or self.rescaling == "false":
             return [1.0] * len(self.weights)
@@ -99,74 +91,37 @@ class Pipeline:
             for before, after in zip(*totals, strict=True)
         ]
 
-    def _total(self, terms: list[torch.Tensor]) -> torch.Tensor:
-        total = _added(terms)
-        divisor = sum(self.weights)
-        if self.normalize and abs(divisor) >= 1e-8:
-            total.div_(divisor)
-        return total
 
-    def _elected(self, block: Block, terms: list[torch.Tensor]) -> torch.Tensor:
-        """Only what has the elected sign; a tie, or nothing at all, elects plus."""
-        import torch
-
-        total, vote = block.spare("total").zero_(), block.spare("vote")
-        for term in terms:
-            total.add_(torch.sign(term, out=vote) if self.elect == "count" else term)
-        minus = keep_elected(terms, total)
-        divisor = agreeing_weight(block, terms, self.weights) if self.normalize else None
-        merged = _added(terms)
-        if divisor is not None:
-            merged.div_(divisor)
-        merged.view(minus.dtype).bitwise_xor_(minus)
-        return merged
+def added(terms: Sequence[Values]) -> Values:
+    """Their sum."""
+    return functools.reduce(operator.add, terms)
 
 
-def keep_elected(terms: Sequence[torch.Tensor], votes: torch.Tensor) -> torch.Tensor:
-    """Make the terms, in place, the sizes of what has the sign of ``votes``, zero elsewhere.
+def scaled(values: Values, factor: float | Values) -> Values:
+    """The product; a factor of 1 costs nothing."""
+    return values if isinstance(factor, float) and factor == 1.0 else values * factor
 
-    Where minus is elected, every term's sign bit is flipped: then what is left of it above zero
-    agrees. Arithmetic on the bits instead of masks, which are slow in torch on a CPU. Returns the
-    elected sign bits, in place of the votes, to be flipped back in the result.
+
+def elected_sum(
+    terms: Sequence[Values], votes: Sequence[Values], weights: Sequence[float] | None
+) -> Values:
+    """The sum of the terms that have the sign of the votes' sum; a tie elects plus.
+
+    With ``weights``, each term having that weight in it, it is divided by the sum of the weights
+    of those terms, where that is not 0.
     """
-    import torch
-
-    kind, sign = {4: (torch.int32, -(2**31)), 8: (torch.int64, -(2**63))}[votes.itemsize]
-    minus = votes.view(kind).bitwise_and_(sign)
-    for term in terms:
-        term.view(kind).bitwise_xor_(minus)
-        term.clamp_(min=0.0)
-    return minus
+    elected = (added(votes).sign() + 0.5).sign()
+    agreeing = [(term * elected).clamp(min=0.0) for term in terms]
+    merged = added(agreeing) * elected
+    return merged if weights is None else merged / weight_above_zero(agreeing, weights)
 
 
-def agreeing_weight(
-    block: Block, terms: Sequence[torch.Tensor], weights: Sequence[float]
-) -> torch.Tensor:
+def weight_above_zero(terms: Sequence[Values], weights: Sequence[float]) -> Values:
     """The sum of the weights of the terms above zero, for dividing by: 1 where it is 0."""
-    import torch
-
-    divisor, vote = block.spare("divisor"), block.spare("vote")
-    torch.sign(terms[0], out=divisor)
-    if weights[0] != 1.0:
-        divisor.mul_(weights[0])
-    for term, weight in zip(terms[1:], weights[1:], strict=True):
-        divisor.add_(torch.sign(term, out=vote), alpha=weight)
-    if min(weights) > 0:  # where no term is above zero it does not matter
-        return divisor.clamp_(min=min(weights))
-    return one_for_zero(divisor)
-
-
-def one_for_zero(divisor: torch.Tensor) -> torch.Tensor:
-    """A divisor, in place, with 1 where it is 0."""
-    return divisor.add_(divisor.abs().sign_().neg_().add_(1.0))
-
-
-def _added(terms: list[torch.Tensor]) -> torch.Tensor:
-    """The sum, in place of the first."""
-    total = terms[0]
-    for term in terms[1:]:
-        total.add_(term)
-    return total
+    total = added([scaled(term.sign(), w) for term, w in zip(terms, weights, strict=True)])
+    if min(weights) >= SMALLEST_WEIGHT:  # where no term is above zero it does not matter
+        return total.clamp(min=min(weights))
+    return total + (1.0 - total.abs().sign())
 
 
 def pipeline(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mergeloom.methods.declaration import (
     BASE_ALONE,
@@ -13,8 +13,9 @@ from mergeloom.methods.declaration import (
     Largest,
     Parameter,
     Totals,
+    Values,
 )
-from mergeloom.methods.pipeline import agreeing_weight, keep_elected
+from mergeloom.methods.pipeline import added, elected_sum
 from mergeloom.methods.registry import method
 from mergeloom.methods.sums import INT8_MASK
 
@@ -74,30 +75,22 @@ def sce(arguments: Arguments) -> Formula:
         return BASE_ALONE
     share = arguments.number("select_topk")
 
-    def selected(block: Block) -> torch.Tensor:
+    def selected(block: Block) -> Sequence[Values]:
         if share >= 1:
             return block.deltas
-        return block.deltas.mul_(block.keep_largest(0, 0, 0, variance(block)[0]).sign_())
+        (scores,) = variance(block)
+        chosen = block.keep_largest(0, 0, 0, scores).sign()
+        return [delta * chosen for delta in block.deltas]
 
-    def energies(block: Block) -> torch.Tensor:
-        return selected(block).square_().sum(1)
+    def energies(block: Block) -> list[Values]:
+        return [delta.square().sum() for delta in selected(block)]
 
-    def apply(block: Block) -> torch.Tensor:
-        deltas = list(selected(block))
-        energy = block.known(1 if share < 1 else 0)
-        total = float(energy.sum())
-        weights = (energy / total).tolist() if total else [0.0] * len(deltas)
-        votes = block.spare("votes").zero_()
-        for delta in deltas:
-            votes.add_(delta)
-        minus = keep_elected(deltas, votes)
-        divisor = agreeing_weight(block, deltas, weights)
-        merged: torch.Tensor = deltas[0].mul_(weights[0])
-        for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-            merged.add_(delta, alpha=weight)
-        merged.div_(divisor)
-        merged.view(minus.dtype).bitwise_xor_(minus)
-        return merged.add_(block.base)
+    def apply(block: Block) -> Values:
+        deltas = selected(block)
+        energy = block.known(1 if share < 1 else 0).tolist()
+        weights = [e / (sum(energy) or 1.0) for e in energy]
+        terms = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
+        return elected_sum(terms, deltas, weights) + block.base
 
     def counts(nonzero: Sequence[int], size: int) -> list[list[int]]:
         del size
@@ -107,21 +100,16 @@ def sce(arguments: Arguments) -> Formula:
     return Elementwise(apply, (*measures, Totals(energies)))
 
 
-def variance(block: Block) -> torch.Tensor:
-    """Variance over the models times their number squared, shape (1, elements), ≥ 0.
+def variance(block: Block) -> list[Values]:
+    """Variance over the models times their number squared, ≥ 0, as one row of scores.
 
     Exactly 0 where they agree: from the squared differences of every pair, since a mean of equal
     numbers may round away from them.
     """
-    import torch
-
-    count = len(block.deltas)
-    total, difference = block.spare("variance").zero_(), block.spare("difference")
-    for i in range(count):
-        for j in range(i):
-            torch.sub(block.deltas[i], block.deltas[j], out=difference)
-            total.addcmul_(difference, difference)
-    return total.abs_()[None]  # a NaN may carry a sign
+    squares = [
+        (one - other).square() for i, one in enumerate(block.deltas) for other in block.deltas[:i]
+    ] or [block.deltas[0] * 0.0]
+    return [added(squares).abs()]  # a NaN may have a sign
 
 
 # --- two models ----------------------------------------------------------------------------------
@@ -159,10 +147,10 @@ def nearswap(arguments: Arguments) -> Formula:
     if not arguments.per_model or t <= 0:
         return BASE_ALONE
 
-    def apply(block: Block) -> torch.Tensor:
+    def apply(block: Block) -> Values:
         delta = block.deltas[0]
-        step = delta.abs().clamp_(min=SMALLEST_DISTANCE).reciprocal_().mul_(t).clamp_(0.0, 1.0)
-        return step.mul_(delta).add_(block.base)
+        share = (t / delta.abs().clamp(min=SMALLEST_DISTANCE)).clamp(max=1.0)
+        return share * delta + block.base
 
     return Elementwise(apply)
 
@@ -201,25 +189,28 @@ def arcee_fusion(arguments: Arguments) -> Formula:
         del nonzero
         return [[*(size - int(q * (size - 1)) for q in QUARTILES), 1]]
 
-    def apply(block: Block) -> torch.Tensor:
+    def apply(block: Block) -> Values:
         first, median, third, largest = (block.threshold(0, 0, i) for i in range(4))
         if largest == 0:
             return block.base
         limit = median + 1.5 * (third - first)
-        scores = fusion_scores(block)[0]
-        chosen = scores.sub(limit).sign_().add_(0.5).clamp_(min=0.0).sign_()  # 1 where >= limit
-        return chosen.mul_(block.deltas[0]).add_(block.base)
+        (scores,) = fusion_scores(block)
+        chosen = ((scores - limit).sign() + 0.5).clamp(min=0.0).sign()  # 1 where >= limit
+        return chosen * block.deltas[0] + block.base
 
     return Elementwise(apply, (Largest(fusion_scores, counts),), whole_rows=True)
 
 
-def fusion_scores(block: Block) -> torch.Tensor:
-    """``|A − B|`` times the divergence of the row's softmaxes, shape (1, elements), ≥ 0."""
+def fusion_scores(block: Block) -> list[Values]:
+    """``|A − B|`` times the divergence of the row's softmaxes, ≥ 0, as one row of scores.
+
+    The softmax needs torch.
+    """
     import torch
 
     row = block.shape[-1] if block.shape else 1
-    delta = block.deltas[0].view(-1, row)
-    base = block.base.view(-1, row)
+    delta = cast(torch.Tensor, block.deltas[0]).view(-1, row)
+    base = cast(torch.Tensor, block.base).view(-1, row)
     # Of a usual fine-tune (changes of 5e-4) the divergence is 1e-7: float32 would see only noise.
     wide = torch.float32 if base.device.type == "mps" else torch.float64
 
@@ -229,5 +220,4 @@ def fusion_scores(block: Block) -> torch.Tensor:
         found = ours.div(theirs).log_().mul_(ours).sum(-1, keepdim=True).clamp_(min=0.0)
         return found.to(delta.dtype)
 
-    scores = delta.mul(block.once(divergence)).abs_()  # abs last: a NaN may carry a sign
-    return scores.view(1, -1)
+    return [(delta * block.once(divergence)).abs().view(-1)]  # abs last: a NaN may have a sign

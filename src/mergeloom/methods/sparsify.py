@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mergeloom.methods.declaration import Arguments, Block, Largest, MethodError, Parameter
-
-if TYPE_CHECKING:
-    import torch
+from mergeloom.methods.declaration import (
+    Arguments,
+    Block,
+    Largest,
+    MethodError,
+    Parameter,
+    Values,
+)
 
 DENSITY = Parameter(
     "density", "share of each task vector that is kept", default=1.0, per_model=True,
@@ -30,17 +33,21 @@ class Sparsifier:
     """How task vectors are thinned out.
 
     Args:
-        thin: (block, model, its changes or their sizes) → those with zeros, in place, where they
-            are dropped.
+        thin: (block, model, its changes or their sizes) → those with zeros where they are dropped.
         chances: a block → for every model the probability each kept element had.
         measures: what must be known about the whole tensor.
         whole_rows: whether a row's elements depend on each other.
     """
 
-    thin: Callable[[Block, int, torch.Tensor], torch.Tensor]
-    chances: Callable[[Block], Sequence[float | torch.Tensor]]
+    thin: Callable[[Block, int, Values], Values]
+    chances: Callable[[Block], Sequence[float | Values]]
     measures: tuple[Largest, ...] = ()
     whole_rows: bool = False
+
+
+def sizes(block: Block) -> list[Values]:
+    """How large the changes are."""
+    return [delta.abs() for delta in block.deltas]
 
 
 def keep_largest(arguments: Arguments) -> Sparsifier:
@@ -51,11 +58,11 @@ def keep_largest(arguments: Arguments) -> Sparsifier:
         del nonzero
         return [[size if d >= 1 else max(int(d * size), int(d > 0))] for d in densities]
 
-    def thin(block: Block, model: int, values: torch.Tensor) -> torch.Tensor:
+    def thin(block: Block, model: int, values: Values) -> Values:
         return values if densities[model] >= 1 else block.keep_largest(0, model, 0, values)
 
-    measures = (Largest(lambda block: block.deltas.abs_(), counts),)
-    return Sparsifier(thin, lambda _block: densities, measures if min(densities) < 1 else ())
+    measures = (Largest(sizes, counts),) if min(densities) < 1 else ()
+    return Sparsifier(thin, lambda _block: densities, measures)
 
 
 def keep_middle(arguments: Arguments) -> Sparsifier:
@@ -71,21 +78,21 @@ def keep_middle(arguments: Arguments) -> Sparsifier:
             found.append([top, kept + top])
         return found
 
-    def thin(block: Block, model: int, values: torch.Tensor) -> torch.Tensor:
+    def thin(block: Block, model: int, values: Values) -> Values:
         if densities[model] >= 1:
             return values
-        outliers = block.keep_largest(0, model, 0, block.spare("outliers").copy_(values))
-        return block.keep_largest(0, model, 1, values).sub_(outliers)
+        outliers = block.keep_largest(0, model, 0, values)
+        return block.keep_largest(0, model, 1, values) - outliers
 
-    measures = (Largest(lambda block: block.deltas.abs_(), counts),)
-    return Sparsifier(thin, lambda _block: densities, measures if min(densities) < 1 else ())
+    measures = (Largest(sizes, counts),) if min(densities) < 1 else ()
+    return Sparsifier(thin, lambda _block: densities, measures)
 
 
 def keep_by_chance(arguments: Arguments) -> Sparsifier:
     """Every change with probability density (DARE, 2311.03099)."""
     densities = arguments.each("density")
 
-    def thin(block: Block, model: int, values: torch.Tensor) -> torch.Tensor:
+    def thin(block: Block, model: int, values: Values) -> Values:
         density = densities[model]
         return values if density >= 1 else block.keep_by_chance(model, density, values)
 
@@ -108,22 +115,20 @@ def keep_by_rank(arguments: Arguments) -> Sparsifier:
                 f"epsilon must be below {most:g}"
             )
 
-    def chances(block: Block) -> list[float | torch.Tensor]:
-        found: list[float | torch.Tensor] = []
-        for delta, density, epsilon in zip(block.deltas, densities, epsilons, strict=True):
-            if 0 < density < 1:
-                share = block.mean_rank(delta.abs())
-                found.append(share.mul_(2 * epsilon).add_(density - epsilon))
-            else:
-                found.append(density)
-        return found
+    def chances(block: Block) -> list[float | Values]:
+        return [
+            block.mean_rank(model) * (2 * epsilon) + (density - epsilon)
+            if 0 < density < 1
+            else density
+            for model, (density, epsilon) in enumerate(zip(densities, epsilons, strict=True))
+        ]
 
-    def thin(block: Block, model: int, values: torch.Tensor) -> torch.Tensor:
+    def thin(block: Block, model: int, values: Values) -> Values:
         density, epsilon = densities[model], epsilons[model]
         if density >= 1:
             return values
         if density <= 0:
-            return values.zero_()
+            return values * 0.0
         return block.keep_by_rank(model, density - epsilon, density + epsilon, values)
 
     return Sparsifier(thin, chances, whole_rows=any(0 < d < 1 for d in densities))
