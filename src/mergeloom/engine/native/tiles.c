@@ -1,0 +1,235 @@
+/* A small virtual machine that computes one block of a merge.
+ *
+ * A block is cut into tiles, and for each tile the whole program runs: its registers are a tile
+ * long and stay in the core's first cache, so an instruction costs a few cycles for eight or
+ * sixteen elements, and an input is read from memory once, however long the formula is.
+ *
+ * The result is the same on every processor: every operation is rounded on its own (the compiler
+ * must not fuse a product with a sum), and sums are taken over a fixed number of lanes.
+ *
+ * Compiled several times, with TILES as the name of the one function, for the generations of a
+ * processor family; see dispatch.c. programs.py writes the programs and knows the same structs.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { TILE = 512, LANES = 64, WIDE_LANES = 16, GROUP = 32 };
+
+enum type { F32, BF16, F16, BOOL };
+
+enum operation {
+    LOAD,   /* to = input a, widened */
+    NUMBER, /* to = x */
+    ADD,    /* to = a + b */
+    SUB,
+    MUL,
+    DIV,
+    ADD_NUMBER,  /* to = a + x */
+    FROM_NUMBER, /* to = x - a */
+    MUL_NUMBER,
+    DIV_NUMBER, /* to = a / x */
+    INTO_NUMBER, /* to = x / a */
+    ADD_SCALED,  /* to = a + x * b, rounded twice */
+    ABS,
+    SIGN,  /* -1, 0 or 1; 0 for NaN */
+    CLAMP, /* to at least x and at most y; NaN stays */
+    KEEP,  /* to = a where it is chosen by cut b, else 0; NaN stays */
+    STORE, /* output b = a, rounded */
+    SUM,   /* total `to` += a */
+    DOT,   /* total `to` += a * b, in float32 within a tile */
+    DOT_WIDE, /* the same in float64 */
+    COUNT, /* count b takes the scores a, which are not negative */
+};
+
+typedef struct {
+    int32_t operation, to, a, b;
+    float x, y;
+} instruction;
+
+typedef struct {
+    void *data;
+    int64_t type;
+} array;
+
+/* Chosen is what is larger than limit in size, and the first `budget` elements equal to `equal`. */
+typedef struct {
+    float limit, equal;
+    int64_t budget;
+} cut;
+
+/* Of scores as the integers of their bits: how many are above the bracket [low, high], equal to
+ * its number `common`, not zero; and all others inside it, one after the other. */
+typedef struct {
+    uint32_t low, high, common, unused;
+    int64_t above, equal, nonzero, found;
+    uint32_t *inside;
+} count;
+
+static void load(float *restrict to, const array *from, int64_t start, int n) {
+    if (from->type == F32) {
+        memcpy(to, (const float *)from->data + start, (size_t)n * sizeof(float));
+    } else if (from->type == BF16) {
+        const uint16_t *half = (const uint16_t *)from->data + start;
+        uint32_t bits[TILE];
+        for (int i = 0; i < n; i++) bits[i] = (uint32_t)half[i] << 16;
+        memcpy(to, bits, (size_t)n * sizeof(float));
+    } else if (from->type == F16) {
+        const _Float16 *half = (const _Float16 *)from->data + start;
+        for (int i = 0; i < n; i++) to[i] = (float)half[i];
+    } else {
+        const uint8_t *flag = (const uint8_t *)from->data + start;
+        for (int i = 0; i < n; i++) to[i] = (float)flag[i];
+    }
+    for (int i = n; i < TILE; i++) to[i] = 0;
+}
+
+/* Rounds to the nearest, ties to even; how many are NaN or infinite then. */
+static int64_t store(const array *to, int64_t start, const float *restrict from, int n) {
+    uint32_t bits[TILE];
+    int32_t bad = 0;
+    memcpy(bits, from, sizeof bits);
+    if (to->type == F32) {
+        memcpy((float *)to->data + start, from, (size_t)n * sizeof(float));
+        for (int i = 0; i < n; i++) bad += (bits[i] & 0x7f800000) == 0x7f800000;
+    } else if (to->type == BF16) {
+        uint16_t *half = (uint16_t *)to->data + start;
+        for (int i = 0; i < n; i++) {
+            uint32_t rounded = (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16;
+            uint32_t nan = (bits[i] & 0x7fffffff) > 0x7f800000;
+            uint32_t result = nan ? 0x7fc0 : rounded;
+            bad += (result & 0x7f80) == 0x7f80;
+            half[i] = (uint16_t)result;
+        }
+    } else {
+        uint16_t half[TILE];
+        _Float16 rounded[TILE];
+        for (int i = 0; i < n; i++) rounded[i] = (_Float16)from[i];
+        memcpy(half, rounded, sizeof half);
+        for (int i = 0; i < n; i++) bad += (half[i] & 0x7c00) == 0x7c00;
+        memcpy((uint16_t *)to->data + start, half, (size_t)n * sizeof(uint16_t));
+    }
+    return bad;
+}
+
+static double added(const double *lanes) {
+    double total = 0;
+    for (int l = 0; l < WIDE_LANES; l++) total += lanes[l];
+    return total;
+}
+
+static double sum(const float *restrict a) {
+    double lanes[WIDE_LANES] = {0};
+    for (int i = 0; i < TILE; i += WIDE_LANES)
+        for (int l = 0; l < WIDE_LANES; l++) lanes[l] += (double)a[i + l];
+    return added(lanes);
+}
+
+static double dot(const float *a, const float *b) {
+    float lanes[LANES] = {0};
+    double wide[WIDE_LANES] = {0};
+    for (int i = 0; i < TILE; i += LANES)
+        for (int l = 0; l < LANES; l++) lanes[l] += a[i + l] * b[i + l];
+    for (int i = 0; i < LANES; i += WIDE_LANES)
+        for (int l = 0; l < WIDE_LANES; l++) wide[l] += (double)lanes[i + l];
+    return added(wide);
+}
+
+static double dot_wide(const float *a, const float *b) {
+    double lanes[WIDE_LANES] = {0};
+    for (int i = 0; i < TILE; i += WIDE_LANES)
+        for (int l = 0; l < WIDE_LANES; l++) lanes[l] += (double)a[i + l] * (double)b[i + l];
+    return added(lanes);
+}
+
+/* Beyond the block a tile holds what was left there: zeros, for what adds tiles up. */
+static const float *whole(const float *a, float *copy, int n) {
+    if (n == TILE) return a;
+    memset(copy, 0, TILE * sizeof(float));
+    memcpy(copy, a, (size_t)n * sizeof(float));
+    return copy;
+}
+
+static void keep(float *restrict to, const float *restrict a, cut *by, int n) {
+    float limit = by->limit;
+    for (int i = 0; i < TILE; i++) to[i] = fabsf(a[i]) <= limit ? 0 : a[i];
+    for (int i = 0; i < n && by->budget > 0; i++) {
+        if (fabsf(a[i]) == by->equal) {
+            to[i] = a[i];
+            by->budget--;
+        }
+    }
+}
+
+static void tally(const float *a, count *of, int n) {
+    uint32_t bits[TILE], low = of->low, high = of->high, common = of->common, width = high - low;
+    int32_t above = 0, equal = 0, nonzero = 0, within = 0;
+    memcpy(bits, a, sizeof bits);
+    for (int i = 0; i < n; i++) {
+        above += bits[i] > high;
+        equal += bits[i] == common;
+        nonzero += bits[i] != 0;
+        within += bits[i] - low <= width;
+    }
+    of->above += above;
+    of->equal += equal;
+    of->nonzero += nonzero;
+    if (within <= equal) return; /* common lies inside the bracket */
+    int64_t found = of->found;
+    for (int start = 0; start < n; start += GROUP) {
+        int end = start + GROUP < n ? start + GROUP : n;
+        int32_t some = 0;
+        for (int i = start; i < end; i++) some += bits[i] - low <= width;
+        for (int i = start; some && i < end; i++) {
+            of->inside[found] = bits[i];
+            found += (bits[i] - low <= width) & (bits[i] != common);
+        }
+    }
+    of->found = found;
+}
+
+#define EACH(expression) \
+    for (int i = 0; i < TILE; i++) to[i] = (expression); \
+    break
+
+/* Runs a program of `length` instructions over `size` elements; the stored ones that are NaN or
+ * infinite. An instruction's `to` is no register that it reads. */
+int64_t TILES(const instruction *program, int64_t length, int64_t size, const array *inputs,
+              const array *outputs, double *totals, cut *cuts, count *counts, float *registers) {
+    int64_t bad = 0;
+    float one[TILE], other[TILE];
+    for (int64_t start = 0; start < size; start += TILE) {
+        int n = (int)(size - start < TILE ? size - start : TILE);
+        for (const instruction *at = program; at < program + length; at++) {
+            float *restrict to = registers + (int64_t)at->to * TILE;
+            const float *restrict a = registers + (int64_t)at->a * TILE;
+            const float *restrict b = registers + (int64_t)at->b * TILE;
+            float x = at->x, y = at->y;
+            switch (at->operation) {
+            case LOAD: load(to, inputs + at->a, start, n); break;
+            case NUMBER: EACH(x);
+            case ADD: EACH(a[i] + b[i]);
+            case SUB: EACH(a[i] - b[i]);
+            case MUL: EACH(a[i] * b[i]);
+            case DIV: EACH(a[i] / b[i]);
+            case ADD_NUMBER: EACH(a[i] + x);
+            case FROM_NUMBER: EACH(x - a[i]);
+            case MUL_NUMBER: EACH(a[i] * x);
+            case DIV_NUMBER: EACH(a[i] / x);
+            case INTO_NUMBER: EACH(x / a[i]);
+            case ADD_SCALED: EACH(a[i] + x * b[i]);
+            case ABS: EACH(fabsf(a[i]));
+            case SIGN: EACH((float)((a[i] > 0) - (a[i] < 0)));
+            case CLAMP: EACH(a[i] < x ? x : a[i] > y ? y : a[i]);
+            case KEEP: keep(to, a, cuts + at->b, n); break;
+            case STORE: bad += store(outputs + at->b, start, a, n); break;
+            case SUM: totals[at->to] += sum(whole(a, one, n)); break;
+            case DOT: totals[at->to] += dot(whole(a, one, n), whole(b, other, n)); break;
+            case DOT_WIDE: totals[at->to] += dot_wide(whole(a, one, n), whole(b, other, n)); break;
+            case COUNT: tally(a, counts + at->b, n); break;
+            }
+        }
+    }
+    return bad;
+}
