@@ -73,7 +73,8 @@ def test_early_stages_import_torch_at_most_inside_a_function(stages):
             assert not {"torch", "transformers"} & {n.partition(".")[0] for n in names}, path
 
 
-HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "pandas", "scipy", "rich")
+HEAVY = """torch numpy transformers tokenizers huggingface_hub safetensors pydantic jinja2 rich
+pandas scipy""".split()
 COMMANDS = {
     "import": None,
     "--help": ["--help"],

@@ -109,6 +109,11 @@ class Job:
 
     def formula(self) -> Formula | None:
         """What the engine runs; None for a copy. May raise MethodError."""
+        return self._formula
+
+    @cached_property
+    def _formula(self) -> Formula | None:
+        """Made once: the plan, its totals and the engine all ask for it."""
         return METHODS[self.method].formula(self.arguments()) if self.method else None
 
 
