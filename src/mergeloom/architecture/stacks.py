@@ -23,6 +23,7 @@ COUNT_KEYS = frozenset(
 LAYER_LIST_KEYS = ("layers_block_type", "layer_types", "block_types", "hybrid_override_pattern")
 NEXT_TOKEN_KEYS = ("num_nextn_predict_layers", "num_mtp_layers")
 
+_LAYER = re.compile(r"(.*?)\.([0-9]+)\.(.*)", re.DOTALL)
 VISION = re.compile(r"vision|visual|vit(?!e)|image|(^|\.)sam_", re.I)
 AUDIO = re.compile(r"audio|speech|codec|acoustic", re.I)
 TEXT_SCOPES = ("text_config", "llm_config", "language_config")
@@ -48,11 +49,8 @@ class Stack:
 
 def split(name: str) -> tuple[str, int, str] | None:
     """(prefix, index, suffix) at the first all-digit segment, or None if there is none."""
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        if part.isascii() and part.isdigit() and 0 < position < len(parts) - 1:
-            return ".".join(parts[:position]), int(part), ".".join(parts[position + 1 :])
-    return None
+    found = _LAYER.match(name)
+    return (found[1], int(found[2]), found[3]) if found else None
 
 
 def family(text: str) -> str:
