@@ -60,7 +60,7 @@ def ram(arguments: Arguments) -> Formula:
 
     def apply(block: Block) -> Values:
         active = active_changes(block, epsilon)
-        changes = [on * delta for on, delta in zip(active, block.deltas, strict=True)]
+        changes = (on * delta for on, delta in zip(active, block.deltas, strict=True))
         return added(changes) / added(active).clamp(min=1.0) + block.base
 
     return Elementwise(apply)
@@ -120,7 +120,7 @@ def ramplus_tl(arguments: Arguments) -> Formula:
         active = active_changes(block, epsilon)
         changes = [on * delta for on, delta in zip(active, block.deltas, strict=True)]
         count = added(active)
-        gained = added([change * gain for change, gain in zip(changes, gains, strict=True)])
+        gained = added(change * gain for change, gain in zip(changes, gains, strict=True))
         merged = added(changes) / count.clamp(min=1.0) + gained * only_one(count)
         return merged + block.base
 
@@ -144,11 +144,11 @@ def _consensus(arguments: Arguments, steps: Pipeline) -> Elementwise:
 
     def apply(block: Block) -> Values:
         merged = steps.change(block)
-        votes = [
+        votes = added(
             (delta.abs() - scaled((merged - delta).abs(), threshold)).clamp(min=0.0).sign()
             for delta, threshold in zip(block.deltas, thresholds, strict=True)
-        ]
-        agreed = (added(votes) - (needed - 0.5)).clamp(min=0.0).sign()
+        )
+        agreed = (votes - (needed - 0.5)).clamp(min=0.0).sign()
         return merged * agreed + block.base
 
     return Elementwise(apply, steps.measures())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mergeloom.methods.declaration import Arguments, Block, Largest, Parameter, Totals, Values
@@ -65,18 +65,18 @@ class Pipeline:
         if self.elect == "none":
             total, divisor = added(terms), sum(self.weights)
             return total / divisor if self.normalize and abs(divisor) >= 1e-8 else total
-        votes = [term.sign() for term in terms] if self.elect == "count" else terms
+        votes = (term.sign() for term in terms) if self.elect == "count" else terms
         return elected_sum(terms, votes, self.weights if self.normalize else None)
 
     def apply(self, block: Block) -> Values:
         """The block of the output."""
         return scaled(self.change(block), self.scale) + block.base
 
-    def _thinned(self, block: Block, values: Sequence[Values]) -> Sequence[Values]:
+    def _thinned(self, block: Block, values: Iterable[Values]) -> Iterable[Values]:
         """The task vectors or their sizes, with zeros where they are dropped."""
         if self.sparsifier is None:
             return values
-        return [self.sparsifier.thin(block, model, value) for model, value in enumerate(values)]
+        return (self.sparsifier.thin(block, model, value) for model, value in enumerate(values))
 
     def _factors(self, block: Block) -> Sequence[float | Values]:
         """What each task vector is multiplied with to make up for what was dropped."""
@@ -92,8 +92,8 @@ class Pipeline:
         ]
 
 
-def added(terms: Sequence[Values]) -> Values:
-    """Their sum."""
+def added(terms: Iterable[Values]) -> Values:
+    """Their sum, in order."""
     return functools.reduce(operator.add, terms)
 
 
@@ -103,7 +103,7 @@ def scaled(values: Values, factor: float | Values) -> Values:
 
 
 def elected_sum(
-    terms: Sequence[Values], votes: Sequence[Values], weights: Sequence[float] | None
+    terms: Sequence[Values], votes: Iterable[Values], weights: Sequence[float] | None
 ) -> Values:
     """The sum of the terms that have the sign of the votes' sum; a tie elects plus.
 
@@ -118,7 +118,7 @@ def elected_sum(
 
 def weight_above_zero(terms: Sequence[Values], weights: Sequence[float]) -> Values:
     """The sum of the weights of the terms above zero, for dividing by: 1 where it is 0."""
-    total = added([scaled(term.sign(), w) for term, w in zip(terms, weights, strict=True)])
+    total = added(scaled(term.sign(), w) for term, w in zip(terms, weights, strict=True))
     if min(weights) >= SMALLEST_WEIGHT:  # where no term is above zero it does not matter
         return total.clamp(min=min(weights))
     return total + (1.0 - total.abs().sign())

@@ -106,10 +106,11 @@ def variance(block: Block) -> list[Values]:
     Exactly 0 where they agree: from the squared differences of every pair, since a mean of equal
     numbers may round away from them.
     """
-    squares = [
-        (one - other).square() for i, one in enumerate(block.deltas) for other in block.deltas[:i]
-    ] or [block.deltas[0] * 0.0]
-    return [added(squares).abs()]  # a NaN may have a sign
+    deltas = block.deltas
+    pairs = [(one, other) for i, one in enumerate(deltas) for other in deltas[:i]]
+    pairs = pairs or [(deltas[0], deltas[0])]
+    total = added((one - other).square() for one, other in pairs)
+    return [total.abs()]  # a NaN may have a sign
 
 
 # --- two models ----------------------------------------------------------------------------------
