@@ -1,0 +1,47 @@
+/* Chooses the variant of tiles.c for the processor at hand: hatch_build.py compiles tiles.c once
+ * for each of them. The one function that the library exports. */
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+void tiles_any(void);
+
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+
+void tiles_v3(void);
+void tiles_v4(void);
+
+/* The processor is asked here, because zig's __builtin_cpu_supports always says no. */
+static int x86_level(void) {
+    const unsigned leaf1 = bit_SSE3 | bit_SSSE3 | bit_FMA | bit_CMPXCHG16B | bit_SSE4_1 |
+                           bit_SSE4_2 | bit_MOVBE | bit_POPCNT | bit_OSXSAVE | bit_AVX | bit_F16C;
+    const unsigned leaf7 = bit_BMI | bit_AVX2 | bit_BMI2;
+    const unsigned wide = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
+    const unsigned lzcnt = 1u << 5; /* gcc and clang name it differently */
+    const unsigned ymm = 0x06, zmm = 0xe6;
+    unsigned a, b, c, d, kept, high;
+
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1) return 1;
+    if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & lzcnt)) return 1;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & leaf7) != leaf7) return 1;
+    /* The registers that the operating system saves when it switches threads. */
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if ((kept & ymm) != ymm) return 1;
+    return (b & wide) == wide && (kept & zmm) == zmm ? 4 : 3;
+}
+
+EXPORT void *mergeloom_tiles(void) {
+    int level = x86_level();
+    return level == 4 ? (void *)tiles_v4 : level == 3 ? (void *)tiles_v3 : (void *)tiles_any;
+}
+
+#else
+
+EXPORT void *mergeloom_tiles(void) { return (void *)tiles_any; }
+
+#endif

@@ -1,0 +1,142 @@
+"""The compiled library: what is built, what a wheel carries, which variant a processor gets."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def hook():
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def built_wheel(folder: Path, **environment: str) -> tuple[Path, set[str]]:
+    """The wheel of this tree, and the names of the files of ``engine/native`` in it."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(
+        build, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    names = map(Path, zipfile.ZipFile(wheel).namelist())
+    return wheel, {p.name for p in names if p.parent == Path("mergeloom/engine/native")}
+
+
+def test_a_wheel_carries_the_library_and_the_tag_of_its_platform(hook, tmp_path):
+    wheel, names = built_wheel(tmp_path)
+    library = hook.build()
+    assert library.path.name in names
+    assert not {name for name in names if name.endswith((".c", ".h"))}
+    assert wheel.name.endswith(f"-py3-none-{library.tag}.whl")
+    assert library.tag != "any"
+
+
+def test_a_wheel_for_another_platform_has_that_platforms_library_alone(hook, tmp_path):
+    other = "aarch64-linux" if hook.host() == "x86_64-linux" else "x86_64-linux"
+    wheel, names = built_wheel(tmp_path, MERGELOOM_TARGET=other)
+    assert wheel.name.endswith(f"-py3-none-{hook.TARGETS[other].tag}.whl")
+    assert {name for name in names if name.startswith("_tiles")} == {"_tiles.so"}
+    inside = zipfile.ZipFile(wheel).read("mergeloom/engine/native/_tiles.so")
+    assert inside == hook.build(other).path.read_bytes() != hook.build().path.read_bytes()
+
+
+def test_only_one_function_is_exported(hook):
+    library = ctypes.CDLL(str(hook.build().path))
+    assert library.mergeloom_tiles
+    for variants in ({"tiles_any"}, hook.VARIANTS["x86_64"]):
+        for name in variants:
+            assert not hasattr(library, name)
+
+
+def levels_of_this_processor() -> set[str]:
+    """What numpy (it asks the processor itself) says of the variants' requirements."""
+    from numpy._core._multiarray_umath import __cpu_features__ as has
+
+    names = {"tiles_any"}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        if all(has[f] for f in ("AVX", "AVX2", "F16C", "FMA3")):
+            names.add("tiles_v3")
+        if all(has[f] for f in ("AVX512F", "AVX512CD", "AVX512_SKX")):
+            names.add("tiles_v4")
+    return names
+
+
+def test_the_best_variant_that_the_processor_can_run_is_chosen(hook, tmp_path, monkeypatch):
+    """In the place of tiles.c each variant returns the last letter of its own name."""
+    numbered = tmp_path / "numbered.c"
+    numbered.write_text(
+        "#define TEXT_(name) #name\n#define TEXT(name) TEXT_(name)\n"
+        "int TILES(void);\nint TILES(void) { return TEXT(TILES)[7]; }\n"
+    )
+    monkeypatch.setattr(hook, "TILES", numbered)
+    machine, _ = hook.host().split("-")
+    compiler = hook.zig(hook.TARGETS[hook.host()])
+    library = tmp_path / hook.build().path.name
+    hook.compile_library(compiler, hook.VARIANTS.get(machine, hook.BASELINE), library)
+
+    choose = ctypes.CDLL(str(library)).mergeloom_tiles
+    choose.restype = ctypes.c_void_p
+    chosen = ctypes.CFUNCTYPE(ctypes.c_int)(choose())()
+    best = max(levels_of_this_processor(), key=["tiles_any", "tiles_v3", "tiles_v4"].index)
+    assert chr(chosen) == best[7]
+
+
+def test_without_a_compiler_the_error_says_so(hook, tmp_path, monkeypatch):
+    monkeypatch.setattr(hook, "zig", lambda target: None)
+    monkeypatch.setattr(hook, "SOURCES", tmp_path)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(hook.CompileError, match="neither the package ziglang nor a C compiler"):
+        hook.build()
+    monkeypatch.setenv("CC", str(tmp_path / "gcc"))
+    with pytest.raises(hook.CompileError, match="cannot be run"):
+        hook.build()
+    with pytest.raises(hook.CompileError, match="ziglang is needed to compile for aarch64-macos"):
+        hook.build("aarch64-macos")
+    with pytest.raises(hook.CompileError, match="none of the targets x86_64-linux"):
+        hook.build("riscv64-linux")
+
+
+def test_a_source_that_does_not_compile_says_what_the_compiler_says(hook, tmp_path, monkeypatch):
+    broken = tmp_path / "broken.c"
+    broken.write_text("int TILES(void) { return missing; }\n")
+    monkeypatch.setattr(hook, "TILES", broken)
+    compiler = hook.zig(hook.TARGETS[hook.host()])
+    with pytest.raises(hook.CompileError, match="missing"):
+        hook.compile_library(compiler, hook.BASELINE, tmp_path / "_tiles.so")
+    assert not (tmp_path / "_tiles.so").exists()
+
+
+def test_it_is_compiled_again_only_when_a_source_is_newer(hook, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(hook, "SOURCES", tmp_path)
+    monkeypatch.setattr(hook, "TILES", tmp_path / "tiles.c")
+    monkeypatch.setattr(hook, "DISPATCH", tmp_path / "dispatch.c")
+    monkeypatch.setattr(
+        hook, "compile_library", lambda _, __, output: [compiled.append(output), output.touch()]
+    )
+    hook.TILES.touch()
+    hook.DISPATCH.touch()
+    hook.build()
+    hook.build()
+    assert len(compiled) == 1
+    later = compiled[0].stat().st_mtime + 1
+    os.utime(hook.TILES, (later, later))
+    hook.build()
+    assert len(compiled) == 2
