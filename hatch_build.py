@@ -24,15 +24,15 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
 SOURCES = ROOT / "src/mergeloom/engine/native"
-TILES, DISPATCH = SOURCES / "tiles.c", SOURCES / "dispatch.c"
+TILES = SOURCES / "tiles.c"
 SUFFIXES = {"windows": "dll", "macos": "dylib"}
 
 # Every operation is rounded on its own, so that every processor gives the same bytes; floating
 # point exceptions and errno are read by nobody, which lets loops become vector instructions.
-FLAGS = """-O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -fvisibility=hidden
--fno-sanitize=all -Wall -Wextra""".split()
+FLAGS = """-O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -fno-sanitize=all
+-Wall -Wextra""".split()
 
-# The names that dispatch.c chooses from, and the processors they are compiled for.
+# tiles.c is compiled for several processors, under names that dispatch.c chooses from.
 BASELINE: dict[str, str | None] = {"tiles_any": None}
 VARIANTS: dict[str, dict[str, str | None]] = {
     "x86_64": {"tiles_any": "x86-64", "tiles_v3": "x86-64-v3", "tiles_v4": "x86-64-v4"}
@@ -117,7 +117,7 @@ def build(name: str | None = None) -> Library:
         raise CompileError(f"the package ziglang is needed to compile for {name}")
     folder = ROOT / "build" / name if name else SOURCES
     output = folder / f"_tiles.{SUFFIXES.get(system, 'so')}"
-    newest = max(path.stat().st_mtime for path in (TILES, DISPATCH, Path(__file__)))
+    newest = max(path.stat().st_mtime for path in [*SOURCES.glob("*.c"), Path(__file__)])
     if not output.exists() or output.stat().st_mtime < newest:
         compile_library(compiler or system_compiler(), VARIANTS.get(machine, BASELINE), output)
     if target and compiler:
@@ -126,17 +126,19 @@ def build(name: str | None = None) -> Library:
 
 
 def compile_library(compiler: Compiler, variants: dict[str, str | None], output: Path) -> None:
-    """Compile each variant and the choice between them; a library in use is replaced whole."""
+    """Compile tiles.c in its variants and each other file once; a library in use stays whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix="_tiles.") as folder:
-        objects = [f"{folder}/dispatch.o"]
-        run(compiler, ["-c", str(DISPATCH), "-o", objects[0]])
+        objects = []
+        for source in sorted(set(SOURCES.glob("*.c")) - {TILES}):
+            objects.append(f"{folder}/{source.stem}.o")
+            run(compiler, ["-c", str(source), "-o", objects[-1]])
         for variant, processor in variants.items():
             objects.append(f"{folder}/{variant}.o")
-            options = ["-c", str(TILES), f"-DTILES={variant}", "-o", objects[-1]]
+            options = ["-c", str(TILES), f"-DTILES={variant}", "-fvisibility=hidden"]
             if processor:
                 options.append(f"-march={processor.replace('-', compiler.separator)}")
-            run(compiler, options)
+            run(compiler, [*options, "-o", objects[-1]])
         linked = Path(folder, output.name)
         run(compiler, ["-shared", *objects, "-o", str(linked)])
         linked.replace(output)

@@ -1,11 +1,5 @@
 /* Chooses the variant of tiles.c for the processor at hand: hatch_build.py compiles tiles.c once
- * for each of them. The one function that the library exports. */
-
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
+ * for each of them. */
 
 void tiles_any(void);
 
@@ -35,13 +29,13 @@ static int x86_level(void) {
     return (b & wide) == wide && (kept & zmm) == zmm ? 4 : 3;
 }
 
-EXPORT void *mergeloom_tiles(void) {
+void *mergeloom_tiles(void) {
     int level = x86_level();
     return level == 4 ? (void *)tiles_v4 : level == 3 ? (void *)tiles_v3 : (void *)tiles_any;
 }
 
 #else
 
-EXPORT void *mergeloom_tiles(void) { return (void *)tiles_any; }
+void *mergeloom_tiles(void) { return (void *)tiles_any; }
 
 #endif

@@ -19,7 +19,6 @@ void mergeloom_choose_by_rank(const int32_t *sizes, const int32_t *sorted, const
         limits[row] = INT32_MAX;
         first[0] = -1;
         for (int64_t i = 0; i < row; i++) first[i + 1] = sorted[at + i] + 1;
-        for (int64_t i = at; i < at + row; i++)
-            chosen[i] = sizes[i] >= limits[places[words[i]]];
+        for (int64_t i = at; i < at + row; i++) chosen[i] = sizes[i] >= limits[places[words[i]]];
     }
 }

@@ -29,18 +29,18 @@ enum operation {
     ADD_NUMBER,  /* to = a + x */
     FROM_NUMBER, /* to = x - a */
     MUL_NUMBER,
-    DIV_NUMBER, /* to = a / x */
+    DIV_NUMBER,  /* to = a / x */
     INTO_NUMBER, /* to = x / a */
     ADD_SCALED,  /* to = a + x * b, rounded twice */
     ABS,
-    SIGN,  /* -1, 0 or 1; 0 for NaN */
-    CLAMP, /* to at least x and at most y; NaN stays */
-    KEEP,  /* to = a where it is chosen by cut b, else 0; NaN stays */
-    STORE, /* output b = a, rounded */
-    SUM,   /* total `to` += a */
-    DOT,   /* total `to` += a * b, in float32 within a tile */
+    SIGN,     /* -1, 0 or 1; 0 for NaN */
+    CLAMP,    /* to at least x and at most y; NaN stays */
+    KEEP,     /* to = a where it is chosen by cut b, else 0; NaN stays */
+    STORE,    /* output b = a, rounded */
+    SUM,      /* total `to` += a */
+    DOT,      /* total `to` += a * b, in float32 within a tile */
     DOT_WIDE, /* the same in float64 */
-    COUNT, /* count b takes the scores a, which are not negative */
+    COUNT,    /* count b takes the scores a, which are not negative */
 };
 
 typedef struct {
