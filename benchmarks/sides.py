@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,14 @@ class RunFailed(Exception):  # noqa: N818 -- it is a finding, not a defect of th
     """A tool ended with an error; says which and the end of its output."""
 
 
+COMPILE = "import compileall, mergeloom; compileall.compile_dir(mergeloom.__path__[0], quiet=1)"
+
+
+def compile_ours(program: Path) -> None:
+    """Write mergeloom's bytecode, as installing a package does and a checkout may not have it."""
+    subprocess.run([program.parent / "python", "-c", COMPILE], check=True)
+
+
 class Bench:
     """One benchmark session: where things are and how each run is made.
 
@@ -54,6 +63,8 @@ class Bench:
         self.output_bytes = 2 * SIZES[self.size].parameters()
         exists = arguments.ours.exists() and not arguments.no_ours
         self.ours: Path | None = arguments.ours if exists else None
+        if self.ours:
+            compile_ours(self.ours)
         self.peer = None if arguments.no_peer else peer_environment.program(arguments.peer_venv)
         self.state: dict[str, Any] = {}
         if not self.ours and not arguments.no_ours:
