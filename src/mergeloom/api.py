@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -206,6 +205,8 @@ def _disk_needed(parts: Iterable[Plan], target: Path) -> dict[Path, int]:
 
 def _remove_intermediates(planned: Plan, target: Path) -> None:
     """Delete the results of earlier documents, and their folder when nothing else is in it."""
+    import shutil  # with its archive formats, which checking a recipe need not import
+
     folders = [part.folder for part in planned.chain if part.folder]
     for folder in folders:
         shutil.rmtree(folder)
