@@ -148,13 +148,16 @@ def test_integer_buffers_pass_through(method):
 
 
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("method", [*ALL, "model_stock", "multislerp"])
+@pytest.mark.parametrize(("method", "density"), [
+    *((name, 0.5) for name in [*ALL, "model_stock", "multislerp"]),
+    *((name, 0.0) for name in SPARSE),
+])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-def test_not_a_number_is_an_error_and_never_hidden(method, bad):
+def test_not_a_number_is_an_error_and_never_hidden(method, density, bad):
     base, other = torch.randn(40, 5), torch.randn(40, 5)
     other[7, 3] = bad
     count = 1 if method in PAIRS else 2
-    each = own(method, 0.5) if method in ALL else {}
+    each = own(method, density) if method in ALL else {}
     if method == "multislerp":
         each = {"weight": 1.0}
     good = {f"m{i}": torch.randn(40, 5) for i in range(count - 1)}

@@ -76,8 +76,6 @@ class Choice:
         """The values whose size is chosen, 0 for the others; and the budget left for equals."""
         if self.count >= self.total:
             return values, budget
-        if self.count <= 0:
-            return torch.zeros_like(values), budget
         # Masks of bools are several times slower in torch on a CPU than its hardshrink, which
         # zeroes what is not larger than a limit, and nothing for a negative one.
         if budget == ALL:

@@ -27,6 +27,8 @@ GAMMA = Parameter(
     low=0.0, high=1.0,
 )  # fmt: skip
 
+Thin = Callable[[Block, int, Values], Values]
+
 
 @dataclass(frozen=True)
 class Sparsifier:
@@ -39,7 +41,7 @@ class Sparsifier:
         whole_rows: whether a row's elements depend on each other.
     """
 
-    thin: Callable[[Block, int, Values], Values]
+    thin: Thin
     chances: Callable[[Block], Sequence[float | Values]]
     measures: tuple[Largest, ...] = ()
     whole_rows: bool = False
@@ -48,6 +50,20 @@ class Sparsifier:
 def sizes(block: Block) -> list[Values]:
     """How large the changes are."""
     return [delta.abs() for delta in block.deltas]
+
+
+def partly(densities: Sequence[float], thin: Thin) -> Thin:
+    """``thin`` for densities between 0 and 1: all or nothing needs no choice.
+
+    Nothing is a product, so that NaN and infinity are not hidden.
+    """
+
+    def chosen(block: Block, model: int, values: Values) -> Values:
+        if densities[model] >= 1:
+            return values
+        return thin(block, model, values) if densities[model] > 0 else values * 0.0
+
+    return chosen
 
 
 def keep_largest(arguments: Arguments) -> Sparsifier:
@@ -59,10 +75,10 @@ def keep_largest(arguments: Arguments) -> Sparsifier:
         return [[size if d >= 1 else max(int(d * size), int(d > 0))] for d in densities]
 
     def thin(block: Block, model: int, values: Values) -> Values:
-        return values if densities[model] >= 1 else block.keep_largest(0, model, 0, values)
+        return block.keep_largest(0, model, 0, values)
 
     measures = (Largest(sizes, counts),) if min(densities) < 1 else ()
-    return Sparsifier(thin, lambda _block: densities, measures)
+    return Sparsifier(partly(densities, thin), lambda _block: densities, measures)
 
 
 def keep_middle(arguments: Arguments) -> Sparsifier:
@@ -79,13 +95,11 @@ def keep_middle(arguments: Arguments) -> Sparsifier:
         return found
 
     def thin(block: Block, model: int, values: Values) -> Values:
-        if densities[model] >= 1:
-            return values
         outliers = block.keep_largest(0, model, 0, values)
         return block.keep_largest(0, model, 1, values) - outliers
 
     measures = (Largest(sizes, counts),) if min(densities) < 1 else ()
-    return Sparsifier(thin, lambda _block: densities, measures)
+    return Sparsifier(partly(densities, thin), lambda _block: densities, measures)
 
 
 def keep_by_chance(arguments: Arguments) -> Sparsifier:
@@ -93,10 +107,9 @@ def keep_by_chance(arguments: Arguments) -> Sparsifier:
     densities = arguments.each("density")
 
     def thin(block: Block, model: int, values: Values) -> Values:
-        density = densities[model]
-        return values if density >= 1 else block.keep_by_chance(model, density, values)
+        return block.keep_by_chance(model, densities[model], values)
 
-    return Sparsifier(thin, lambda _block: densities)
+    return Sparsifier(partly(densities, thin), lambda _block: densities)
 
 
 def keep_by_rank(arguments: Arguments) -> Sparsifier:
@@ -125,10 +138,8 @@ def keep_by_rank(arguments: Arguments) -> Sparsifier:
 
     def thin(block: Block, model: int, values: Values) -> Values:
         density, epsilon = densities[model], epsilons[model]
-        if density >= 1:
-            return values
-        if density <= 0:
-            return values * 0.0
         return block.keep_by_rank(model, density - epsilon, density + epsilon, values)
 
-    return Sparsifier(thin, chances, whole_rows=any(0 < d < 1 for d in densities))
+    return Sparsifier(
+        partly(densities, thin), chances, whole_rows=any(0 < d < 1 for d in densities)
+    )
