@@ -8,20 +8,9 @@ from pathlib import Path
 import torch
 
 from mergeloom.checkpoint import open_checkpoint
+from mergeloom.engine.scratch import Scratch
 from mergeloom.errors import Problems
 from mergeloom.types import Checkpoint, ModelReference, View, numel
-
-
-class Scratch:
-    """One buffer per key, grown when needed, as the engine's."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[object, bytearray] = {}
-
-    def bytes(self, key: object, nbytes: int) -> memoryview:
-        if len(self._buffers.get(key, b"")) < nbytes:
-            self._buffers[key] = bytearray(nbytes)
-        return memoryview(self._buffers[key])[:nbytes]
 
 
 def read(view: View, start: int = 0, stop: int | None = None) -> torch.Tensor:

@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from mergeloom.architecture.sources import Pack, Source
 from mergeloom.checkpoint import MemoryTensor
 from mergeloom.checkpoint.rearranged import CHUNK, rearrange
+from mergeloom.checkpoint.views import read_bytes
+from mergeloom.engine.scratch import Scratch
 from mergeloom.types import View
 
-from .support import Scratch, good, read
+from .support import good, raw, read
 
 PACKS = [
     Pack(rows, columns, experts, turned, inter)
@@ -55,6 +57,7 @@ def same(got: View, wanted: torch.Tensor) -> None:
     for _ in range(30):
         start, stop = sorted(choice.choices(range(flat.numel() + 1), k=2))
         assert torch.equal(got.read(start, stop, scratch, "key"), flat[start:stop])
+        assert read_bytes(got, start, stop, scratch, "key") == raw(flat[start:stop])
         got.prefetch(start, stop)
     assert torch.equal(read(got), flat)
 

@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 from mergeloom.checkpoint import MemoryTensor, RowsOf, StoredTensor, StridedTensor, close_files
 from mergeloom.checkpoint import open_files as files
 from mergeloom.checkpoint.report import Report
+from mergeloom.checkpoint.views import read_bytes
 from mergeloom.checkpoint.weights import read_file
+from mergeloom.engine.scratch import Scratch
 from mergeloom.errors import CheckpointError, Problems
 from mergeloom.types import DTYPES, DTYPES_BY_TORCH_NAME, numel
 
-from .support import Scratch, good, raw, read
+from .support import good, raw, read
 
 KINDS = [getattr(torch, name) for name in DTYPES_BY_TORCH_NAME]
 FEW = settings(
@@ -95,12 +97,14 @@ def test_every_range_of_every_tensor_reads_back(form, data, state, tmp_path):
         flat = tensor.contiguous().reshape(-1)
         for source in (view, MemoryTensor(tensor), pickle.loads(pickle.dumps(view))):
             assert raw(read(source, start, stop)) == raw(flat[start:stop])
+            assert read_bytes(source, start, stop, Scratch(), "key") == raw(flat[start:stop])
             assert read(source).dtype == tensor.dtype
         view.prefetch(start, stop)
         if tensor.dim():
             low = data.draw(st.integers(0, tensor.shape[0]))
             rows = RowsOf(view, low, tensor.shape[0])
             assert raw(read(rows)) == raw(tensor[low:])
+            assert read_bytes(rows, 0, numel(rows.shape), Scratch(), "key") == raw(tensor[low:])
             assert rows.shape == tuple(tensor[low:].shape)
             assert rows.files == view.files
 

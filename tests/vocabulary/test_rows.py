@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergeloom.checkpoint import MemoryTensor
+from mergeloom.checkpoint.views import read_bytes
 from mergeloom.engine.scratch import Scratch
 from mergeloom.vocabulary.mapped import MappedRows
 from mergeloom.vocabulary.rows import Chosen, Holder, row_maps
@@ -158,6 +159,8 @@ def test_rows_that_are_only_moved_keep_their_bits_and_their_dtype():
     assert view.dtype == view.saved_dtype == "BF16"
     got = view.read(0, 10, Scratch(), "x").view(2, 5)
     assert torch.equal(got, table[[3, 0]])
+    inside = table[[3, 0]].view(-1)[3:9].view(torch.uint8)
+    assert read_bytes(view, 3, 9, Scratch(), "x") == inside.numpy().tobytes()
 
 
 def test_a_mean_is_formed_in_float32_and_saved_as_the_input_is():

@@ -10,7 +10,15 @@ from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergeloom.checkpoint.views import StoredTensor, StridedTensor, check_range, empty
+from mergeloom.checkpoint.views import (
+    StoredTensor,
+    StridedTensor,
+    as_bytes,
+    as_tensor,
+    check_range,
+    empty,
+    read_bytes,
+)
 from mergeloom.types import ARITHMETIC_DTYPES, DTYPES, Scratch, View, numel
 
 if TYPE_CHECKING:
@@ -63,23 +71,44 @@ class Joined:
 
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop), straight from the one part they are in or put together."""
+        if self._is_uniform:
+            return as_tensor(self.read_bytes(start, stop, scratch, key), self.dtype)
         check_range(start, stop, numel(self.shape))
-        pieces = [*self._pieces(start, stop)]
-        if len(pieces) == 1 and pieces[0][0].dtype == self.dtype:
-            view, first, last = pieces[0]
-            return view.read(first, last, scratch, key)
         out = empty(self.dtype, stop - start, scratch, key)
         done = 0
-        for view, first, last in pieces:
+        for view, first, last in self._pieces(start, stop):
             size = last - first
             out[done : done + size].copy_(view.read(first, last, scratch, (key, "piece")))
             done += size
+        return out
+
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
+        """Their bytes, as they are stored if all parts are of one dtype."""
+        if not self._is_uniform:
+            return as_bytes(self.read(start, stop, scratch, key))
+        check_range(start, stop, numel(self.shape))
+        pieces = [*self._pieces(start, stop)]
+        if len(pieces) == 1:
+            view, first, last = pieces[0]
+            return read_bytes(view, first, last, scratch, key)
+        size = DTYPES[self.dtype].bytes
+        out = scratch.bytes(key, (stop - start) * size)
+        done = 0
+        for view, first, last in pieces:
+            end = done + (last - first) * size
+            out[done:end] = read_bytes(view, first, last, scratch, (key, "piece"))
+            done = end
         return out
 
     def prefetch(self, start: int, stop: int) -> None:
         """Prefetch from every part in the range."""
         for view, first, last in self._pieces(start, stop):
             view.prefetch(first, last)
+
+    @property
+    def _is_uniform(self) -> bool:
+        dtype = self.views[0].dtype
+        return all(view.dtype == dtype for view in self.views)
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[View, int, int]]:
         """(part, first, last) for every part in the range, in the part's own elements."""
@@ -134,8 +163,7 @@ class Rearranged:
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop) of the flattened result, gathered in scratch memory."""
         check_range(start, stop, numel(self.shape))
-        lengths = [length for length, _ in self.axes]
-        boxes = [*_boxes(lengths, start, stop)]
+        boxes = self._boxes(start, stop)
         if len(boxes) == 1 and (span := self._run(boxes[0])):
             return self.view.read(*span, scratch, key)
         out = empty(self.dtype, stop - start, scratch, key)
@@ -146,11 +174,22 @@ class Rearranged:
             done += size
         return out
 
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
+        """Their bytes, as they are stored if they are consecutive in the view."""
+        check_range(start, stop, numel(self.shape))
+        boxes = self._boxes(start, stop)
+        if len(boxes) == 1 and (span := self._run(boxes[0])):
+            return read_bytes(self.view, *span, scratch, key)
+        return as_bytes(self.read(start, stop, scratch, key))
+
     def prefetch(self, start: int, stop: int) -> None:
         """Prefetch what is consecutive; do nothing for scattered elements."""
-        for box in _boxes([length for length, _ in self.axes], start, stop):
+        for box in self._boxes(start, stop):
             if span := self._run(box):
                 self.view.prefetch(*span)
+
+    def _boxes(self, start: int, stop: int) -> list[Box]:
+        return [*_boxes([length for length, _ in self.axes], start, stop)]
 
     def _run(self, box: Box) -> tuple[int, int] | None:
         """The elements of a box if they follow each other in the view."""

@@ -6,7 +6,7 @@ import math
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mergeloom.checkpoint.open_files import open_file, read_into, will_need
 from mergeloom.errors import CheckpointError
@@ -25,12 +25,44 @@ def _torch_dtype(dtype: str) -> torch.dtype:
 
 def empty(dtype: str, count: int, scratch: Scratch, key: object) -> torch.Tensor:
     """``count`` uninitialised elements in scratch memory."""
+    return as_tensor(scratch.bytes(key, count * DTYPES[dtype].bytes), dtype)
+
+
+def as_tensor(data: memoryview, dtype: str) -> torch.Tensor:
+    """The elements that these bytes are, 1-D, in the same memory."""
     import torch
 
     kind = _torch_dtype(dtype)
-    if count == 0:  # torch.frombuffer refuses empty buffers
+    if not len(data):  # torch.frombuffer refuses empty buffers
         return torch.empty(0, dtype=kind)
-    return torch.frombuffer(scratch.bytes(key, count * DTYPES[dtype].bytes), dtype=kind)
+    return torch.frombuffer(data, dtype=kind)
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, in the same memory."""
+    import torch
+
+    return tensor.view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
+
+
+@runtime_checkable
+class ByteReader(Protocol):
+    """A view that gives its elements as they are stored, without torch wherever it can."""
+
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
+        """See the function of this name."""
+        ...
+
+
+def read_bytes(view: View, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
+    """The bytes of elements [start, stop), little-endian, in the view's own dtype.
+
+    They may live in ``scratch`` under ``key``, as what ``view.read`` gives. Stored elements are
+    read without importing torch; those that are computed while reading come through it.
+    """
+    if isinstance(view, ByteReader):
+        return view.read_bytes(start, stop, scratch, key)
+    return as_bytes(view.read(start, stop, scratch, key))
 
 
 def check_range(start: int, stop: int, size: int) -> None:
@@ -67,15 +99,16 @@ class StoredTensor:
 
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop) of the flattened tensor, in scratch memory."""
-        import torch
+        return as_tensor(self.read_bytes(start, stop, scratch, key), self.dtype)
 
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
+        """The bytes of these elements, in scratch memory."""
         check_range(start, stop, numel(self.shape))
         size = DTYPES[self.dtype].bytes
-        if start == stop:
-            return empty(self.dtype, 0, scratch, key)
         buffer = scratch.bytes(key, (stop - start) * size)
-        read_into(self.path, self.offset + start * size, buffer)
-        return torch.frombuffer(buffer, dtype=_torch_dtype(self.dtype))
+        if start < stop:
+            read_into(self.path, self.offset + start * size, buffer)
+        return buffer
 
     def prefetch(self, start: int, stop: int) -> None:
         """Ask the system to read these elements ahead."""
@@ -205,13 +238,21 @@ class RowsOf:
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop) of the flattened rows."""
         check_range(start, stop, numel(self.shape))
-        skip = self.start * math.prod(self.view.shape[1:])
-        return self.view.read(skip + start, skip + stop, scratch, key)
+        return self.view.read(self._skip + start, self._skip + stop, scratch, key)
+
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
+        """The bytes of these elements."""
+        check_range(start, stop, numel(self.shape))
+        return read_bytes(self.view, self._skip + start, self._skip + stop, scratch, key)
 
     def prefetch(self, start: int, stop: int) -> None:
         """Prefetch from the whole view."""
-        skip = self.start * math.prod(self.view.shape[1:])
-        self.view.prefetch(skip + start, skip + stop)
+        self.view.prefetch(self._skip + start, self._skip + stop)
+
+    @property
+    def _skip(self) -> int:
+        """Elements before the rows."""
+        return self.start * math.prod(self.view.shape[1:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

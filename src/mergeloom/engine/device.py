@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from mergeloom.errors import MergeError, Problem
 
+if TYPE_CHECKING:
+    import torch
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device for ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu`` or ``auto``.
 
-    Raises MergeError naming the devices that this machine has.
+def resolve_device(name: str) -> str:
+    """The name of a torch device for ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu`` or ``auto``.
+
+    Only ``cpu`` is known without importing torch. Raises MergeError naming the devices that this
+    machine has.
     """
+    if name == "cpu":
+        return name
+    import torch
+
     present = _present()
     if name == "auto":
-        return torch.device(present[-1] if len(present) > 1 else "cpu")
+        return present[-1]
     kind = name.partition(":")[0]
     try:
         device = torch.device(name)
@@ -33,11 +41,13 @@ def resolve_device(name: str) -> torch.device:
                 "Use --device cpu, or install a torch build for your accelerator.",
             )
         )
-    return device
+    return "cpu" if kind == "cpu" else str(device)
 
 
 def _present() -> list[str]:
     """Kinds of device that can be used, the preferred one last."""
+    import torch
+
     kinds = ["cpu"]
     if torch.backends.mps.is_available():
         kinds.append("mps")
@@ -50,13 +60,16 @@ def _present() -> list[str]:
 
 def _exists(device: torch.device) -> bool:
     if device.type == "cuda" and device.index is not None:
+        import torch
+
         return device.index < torch.cuda.device_count()
     return True
 
 
 _torch_threads = threading.Lock()
 _users = 0
-_before = 1
+_before: int | None = None
+"""torch's number of threads before workers set it; None while none of them has."""
 
 
 @contextmanager
@@ -65,11 +78,14 @@ def one_torch_thread() -> Iterator[None]:
 
     torch keeps the number for the process and for every thread that has used it. The workers set
     it (:func:`take_one_torch_thread`), never the caller's thread, whose own number would stay;
-    the process gets its number back when the last merge ends.
+    the process gets its number back when the last merge ends. A merge that does not import torch
+    leaves it alone.
     """
     global _users, _before
     with _torch_threads:
-        if _users == 0:
+        if _users == 0 and "torch" in sys.modules:
+            import torch
+
             _before = torch.get_num_threads()
         _users += 1
     try:
@@ -77,12 +93,22 @@ def one_torch_thread() -> Iterator[None]:
     finally:
         with _torch_threads:
             _users -= 1
-            if _users == 0:
+            if _users == 0 and _before is not None:
+                import torch
+
                 torch.set_num_threads(_before)
+                _before = None
 
 
 def take_one_torch_thread() -> None:
-    """Called by a worker before it computes."""
+    """Called by a worker before each of its tasks, any of which may be the first to need torch."""
+    global _before
+    if "torch" not in sys.modules:
+        return
+    import torch  # waits for a thread that is importing it
+
     with _torch_threads:
-        torch.get_num_threads()  # a thread takes the process's number at its first use of torch
+        number = torch.get_num_threads()  # a thread takes the process's at its first use of torch
+        if _before is None:
+            _before = number
         torch.set_num_threads(1)

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from mergeloom.engine.inputs import Inputs
+from mergeloom.engine.kernel import Kernel, Output
 from mergeloom.engine.order import Choice, Search
 from mergeloom.engine.randomness import Bools, Stream
 from mergeloom.engine.ranks import chosen_by_rank, mean_rank
+from mergeloom.engine.rounding import rounded
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sizes import BLOCK, REMEMBERED, block_row, sample_of
 from mergeloom.methods import Block, Elementwise, Largest, Note, Sums, Totals, Values
@@ -48,10 +50,10 @@ Carried = dict[tuple[int, int, int], int]
 """How many elements equal to each threshold a range may still keep."""
 
 
-class ElementwiseKernel:
+class ElementwiseKernel(Kernel):
     """One job whose formula is :class:`Elementwise`."""
 
-    def __init__(self, job: Job, formula: Elementwise, device: torch.device, seed: int) -> None:
+    def __init__(self, job: Job, formula: Elementwise, device: str, seed: int) -> None:
         self.job = job
         self.formula = formula
         self.inputs = Inputs(job, device)
@@ -133,9 +135,10 @@ class ElementwiseKernel:
             for c, choice in enumerate(row)
         }
 
-    def compute(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> torch.Tensor:
-        """Output elements [start, stop) in the work dtype, 1-D."""
-        return as_tensor(self.formula.apply(self._block(start, stop, scratch, carried)))
+    def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
+        """Elements [start, stop) of the formula's result."""
+        made = self.formula.apply(self._block(start, stop, scratch, carried))
+        return rounded(self.job, start, as_tensor(made), scratch)
 
     def _block(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Block:
         base = self.inputs.base(start, stop, scratch)

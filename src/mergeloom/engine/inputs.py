@@ -11,10 +11,10 @@ from mergeloom.planning import Job
 class Inputs:
     """The inputs of one job on one device, widened to float32 or float64."""
 
-    def __init__(self, job: Job, device: torch.device) -> None:
+    def __init__(self, job: Job, device: str) -> None:
         self.job = job
-        self.device = device
-        self.on_cpu = device.type == "cpu"
+        self.device = torch.device(device)
+        self.on_cpu = self.device.type == "cpu"
         wide = job.dtype == "F64" or any(i.view.dtype == "F64" for i in job.inputs)
         self.dtype = torch.float64 if wide else torch.float32
 

@@ -2,59 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-import torch
-
-from mergeloom.engine.elementwise import ElementwiseKernel
 from mergeloom.engine.scratch import Scratch
-from mergeloom.engine.weighted_sum import SumKernel
 from mergeloom.methods import Formula, Note, WeightedSum
 from mergeloom.planning import Job
 
+UNCHANGED = WeightedSum((1.0,))
+"""The sum that is a copy."""
 
-class Kernel(Protocol):
+
+class Output(NamedTuple):
+    """A block of an output tensor.
+
+    Args:
+        data: the bytes of the elements, rounded; overwritten by the worker's next block.
+        nonfinite: how many of them are NaN or infinite.
+    """
+
+    data: memoryview
+    nonfinite: int
+
+
+class Kernel:
     """A job's measuring passes and its writing pass. Ranges are whole blocks of whole rows.
 
     ``span`` is the number of the range; ranges are the same in every pass. What is absorbed is
-    put in order by span, so the result does not depend on which worker was first.
+    put in order by span, so the result does not depend on which worker was first. A kernel
+    without measuring passes inherits what it has no use for.
     """
 
-    phases: int
+    phases: int = 0
     """Measuring passes before the writing one."""
 
-    block_row: int
+    block_row: int = 1
     """Elements that a block must not cut through."""
 
     def measure(
         self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
     ) -> Any:
         """What pass ``phase`` learns from elements [start, stop), in blocks of ``step``."""
-        ...
+        raise NotImplementedError
 
     def absorb(self, phase: int, span: int, part: Any) -> None:
         """Take what one range gave. Called by one thread at a time."""
-        ...
+        raise NotImplementedError
 
     def reads_all(self, phase: int) -> bool:
         """Whether a pass reads every element, not a sample."""
-        ...
+        del phase
+        return True
 
     def settle(self, phase: int, note: Note) -> int:
         """End a pass, every range of which was absorbed; the number of the next pass."""
-        ...
+        raise NotImplementedError
 
     def begin(self, span: int) -> Any:
-        """What ``compute`` carries from block to block of one range."""
-        ...
+        """What ``output`` carries from block to block of one range."""
+        del span
 
-    def compute(self, start: int, stop: int, scratch: Scratch, carried: Any) -> torch.Tensor:
-        """Output elements [start, stop), 1-D; overwritten by the next call."""
-        ...
+    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
+        """Elements [start, stop) of the output."""
+        raise NotImplementedError
 
 
-def make_kernel(job: Job, formula: Formula, device: torch.device, seed: int) -> Kernel:
-    """The kernel for a formula."""
+def make_kernel(job: Job, formula: Formula | None, device: str, seed: int) -> Kernel:
+    """The kernel for a formula, or for a copy. Imports torch where it is needed."""
+    if formula is None or formula == UNCHANGED:
+        from mergeloom.engine.copying import CopyKernel
+
+        return CopyKernel(job)
     if isinstance(formula, WeightedSum):
+        from mergeloom.engine.weighted_sum import SumKernel
+
         return SumKernel(job, formula, device)
+    from mergeloom.engine.elementwise import ElementwiseKernel
+
     return ElementwiseKernel(job, formula, device, seed)

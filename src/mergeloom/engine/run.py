@@ -8,14 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from mergeloom.engine.device import (
     one_torch_thread,
     resolve_device,
     take_one_torch_thread,
 )
-from mergeloom.engine.finite import nonfinite, surely_finite
 from mergeloom.engine.journal import Finished
 from mergeloom.engine.kernel import make_kernel
 from mergeloom.engine.scratch import Scratch
@@ -64,22 +61,20 @@ class Report:
 class Running:
     """One job on its way: its kernel, the pass it is in, what is left of it."""
 
-    def __init__(self, number: int, job: Job, device: torch.device, seed: int) -> None:
-        formula = job.formula()
+    def __init__(self, number: int, job: Job, device: str, seed: int) -> None:
         self.number = number
         self.job = job
-        self.kernel = make_kernel(job, formula, device, seed) if formula else None
-        self.dtype: torch.dtype = getattr(torch, DTYPES[job.dtype].torch_name)
+        self.kernel = make_kernel(job, job.formula(), device, seed)
         self.lock = threading.Lock()
         self.nonfinite = 0
         self.notes: list[str] = []
-        row = self.kernel.block_row if self.kernel else 1
+        row = self.kernel.block_row
         self.step = max(1, BLOCK // row) * row
         size = numel(job.shape)
         span = self.step * BLOCKS_PER_SPAN
         self.spans = [(a, min(a + span, size)) for a in range(0, size, span)] or [(0, 0)]
         self.left = len(self.spans)
-        self.phases = self.kernel.phases if self.kernel and size else 0
+        self.phases = self.kernel.phases if size else 0
         """Measuring passes; the pass with this number is the writing one."""
 
 
@@ -100,7 +95,7 @@ class Task:
 class Queue:
     """Hands out spans: those of started jobs first, so that their inputs are still cached."""
 
-    def __init__(self, jobs: Iterable[tuple[int, Job]], device: torch.device, seed: int) -> None:
+    def __init__(self, jobs: Iterable[tuple[int, Job]], device: str, seed: int) -> None:
         self._jobs = iter(jobs)
         self._device = device
         self._seed = seed
@@ -180,9 +175,10 @@ def run(
     failures: list[BaseException] = []
 
     def work() -> None:
-        worker = Worker(queue, sink, settings, device)
+        worker = Worker(queue, sink, settings)
         try:
             while task := queue.take():
+                take_one_torch_thread()
                 if tensor := worker.run(task):
                     _check_finite(plan, tensor, settings)
                     if done:
@@ -221,7 +217,6 @@ def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
     def counted() -> None:
         nonlocal left
         try:
-            take_one_torch_thread()
             work()
         finally:
             with lock:
@@ -283,11 +278,10 @@ def _check_finite(plan: Plan, tensor: Finished, settings: Settings) -> None:
 class Worker:
     """One thread's hands: its scratch memory and what it does with a span."""
 
-    def __init__(self, queue: Queue, sink: Sink, settings: Settings, device: torch.device) -> None:
+    def __init__(self, queue: Queue, sink: Sink, settings: Settings) -> None:
         self._queue = queue
         self._sink = sink
         self._progress = settings.progress or _no_progress
-        self._device = device
         self._scratch = Scratch()
 
     def run(self, task: Task) -> Finished | None:
@@ -308,51 +302,25 @@ class Worker:
             raise MergeError(_located(running.job, error)) from error
 
     def _measure(self, running: Running, task: Task, start: int, stop: int) -> None:
-        if running.kernel:
-            part = running.kernel.measure(
-                task.phase, task.span, start, stop, running.step, self._scratch
-            )
-            with running.lock:
-                running.kernel.absorb(task.phase, task.span, part)
-            if not running.kernel.reads_all(task.phase):
-                return
-        self._progress(_input_bytes(running.job, start, stop), 0)
+        kernel = running.kernel
+        part = kernel.measure(task.phase, task.span, start, stop, running.step, self._scratch)
+        with running.lock:
+            kernel.absorb(task.phase, task.span, part)
+        if kernel.reads_all(task.phase):
+            self._progress(_input_bytes(running.job, start, stop), 0)
 
     def _write(self, running: Running, span: int, start: int, stop: int) -> None:
         bad = 0
-        carried = running.kernel.begin(span) if running.kernel else None
+        carried = running.kernel.begin(span)
         for a in range(start, stop, running.step):
-            block, unsure = self._block(running, a, min(a + running.step, stop), carried)
-            bad += nonfinite(block, self._scratch) if unsure else 0
-            self._sink.write(running.number, a, block)
+            b = min(a + running.step, stop)
+            block = running.kernel.output(a, b, self._scratch, carried)
+            bad += block.nonfinite
+            self._sink.write(running.number, a, block.data)
         with running.lock:
             running.nonfinite += bad
         size = DTYPES[running.job.dtype].bytes
         self._progress(_input_bytes(running.job, start, stop), (stop - start) * size)
-
-    def _block(
-        self, running: Running, start: int, stop: int, carried: object
-    ) -> tuple[torch.Tensor, bool]:
-        """One block of the output, rounded once, and whether NaN or infinity may be in it."""
-        if running.kernel is None:
-            block, unsure = running.job.inputs[0].view.read(start, stop, self._scratch, "raw"), True
-        else:
-            block = running.kernel.compute(start, stop, self._scratch, carried)
-            self._overwrite(running.job, start, stop, block)
-            unsure = not surely_finite(block, running.dtype)
-        if block.dtype == running.dtype and block.device.type == "cpu":
-            return block, unsure
-        out = self._scratch.tensor("out", stop - start, running.dtype)
-        return out.copy_(block), unsure
-
-    def _overwrite(self, job: Job, start: int, stop: int, block: torch.Tensor) -> None:
-        """Put the first input's elements where the job says that they are the result."""
-        for first, end in job.exact:
-            a, b = max(start, first), min(stop, end)
-            if a < b:
-                block[a - start : b - start].copy_(
-                    job.inputs[0].view.read(a, b, self._scratch, "exact")
-                )
 
     def _finish(self, task: Task) -> Finished | None:
         running = task.running
@@ -360,7 +328,7 @@ class Worker:
             running.left -= 1
             if running.left:
                 return None
-        if task.writes or running.kernel is None:
+        if task.writes:
             return Finished(running.number, running.nonfinite, tuple(running.notes))
         phase = running.kernel.settle(task.phase, running.notes.append)
         self._queue.next_pass(running, phase)

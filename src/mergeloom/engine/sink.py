@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-import torch
+import numpy as np
 
+from mergeloom.checkpoint.views import as_bytes
 from mergeloom.errors import OutputError, Problem
 from mergeloom.planning import Plan, shard_header
 from mergeloom.types import DTYPES
@@ -18,8 +19,8 @@ from mergeloom.types import DTYPES
 class Sink(Protocol):
     """Takes blocks in any order from any thread."""
 
-    def write(self, job: int, start: int, block: torch.Tensor) -> None:
-        """Elements from ``start`` on of the job's output, 1-D, in the output dtype, on the CPU."""
+    def write(self, job: int, start: int, data: memoryview) -> None:
+        """The bytes of a job's output from element ``start`` on."""
         ...
 
 
@@ -51,17 +52,16 @@ class ShardFiles:
             for job, offset in zip(shard.jobs, shard.offsets, strict=True):
                 self._places[job] = (fd, len(header) + offset)
 
-    def write(self, job: int, start: int, block: torch.Tensor) -> None:
+    def write(self, job: int, start: int, data: memoryview) -> None:
         """Write one block at its place."""
         fd, offset = self._places[job]
         offset += start * self._sizes[job]
-        left = block.view(torch.uint8).numpy().data if block.numel() else memoryview(b"")
-        while len(left):
+        while len(data):
             try:
-                done = _write_at(fd, left, offset)
+                done = _write_at(fd, data, offset)
             except OSError as error:
                 raise OutputError(f"the output cannot be written: {error.strerror}") from error
-            left, offset = left[done:], offset + done
+            data, offset = data[done:], offset + done
 
     def close(self) -> None:
         """Close the files; the blocks are the operating system's to keep from here on."""
@@ -100,13 +100,18 @@ class Tensors:
     """Output tensors in memory, by name."""
 
     def __init__(self, plan: Plan) -> None:
-        self._jobs = plan.jobs
+        import torch
+
+        self._sizes = [DTYPES[job.dtype].bytes for job in plan.jobs]
         self.by_name = {
             job.name: torch.empty(job.shape, dtype=getattr(torch, DTYPES[job.dtype].torch_name))
             for job in plan.jobs
         }
+        self._bytes = [
+            np.frombuffer(as_bytes(self.by_name[job.name].view(-1)), np.uint8) for job in plan.jobs
+        ]
 
-    def write(self, job: int, start: int, block: torch.Tensor) -> None:
+    def write(self, job: int, start: int, data: memoryview) -> None:
         """Copy one block to its place."""
-        flat = self.by_name[self._jobs[job].name].view(-1)
-        flat[start : start + block.numel()].copy_(block)
+        first = start * self._sizes[job]
+        self._bytes[job][first : first + len(data)] = np.frombuffer(data, np.uint8)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from mergeloom.engine.inputs import Inputs
+from mergeloom.engine.kernel import Kernel, Output
+from mergeloom.engine.rounding import rounded
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sizes import block_row
 from mergeloom.methods import Note, WeightedSum
@@ -21,13 +23,13 @@ RUN = 2048
 """Elements whose products are summed in the vectors' own precision before float64 takes over."""
 
 
-class SumKernel:
+class SumKernel(Kernel):
     """One job whose output is a weighted sum of its inputs.
 
     The one measuring pass takes the Gram matrix in float64; it becomes the coefficients.
     """
 
-    def __init__(self, job: Job, formula: WeightedSum, device: torch.device) -> None:
+    def __init__(self, job: Job, formula: WeightedSum, device: str) -> None:
         self.job = job
         self.formula = formula
         self.inputs = Inputs(job, device)
@@ -38,7 +40,7 @@ class SumKernel:
         # A 16-bit output cannot show the difference (a relative 1e-7 in a coefficient) between
         # float32 sums over short runs and float64 throughout; a 32-bit one can. Apple's GPU has
         # no float64.
-        self.exact = job.dtype in ("F32", "F64") and device.type != "mps"
+        self.exact = job.dtype in ("F32", "F64") and self.inputs.device.type != "mps"
         self.coefficients: Numbers | None = None
         if isinstance(formula.coefficients, tuple):
             self.coefficients = np.asarray(formula.coefficients, dtype=np.float64)
@@ -58,11 +60,6 @@ class SumKernel:
         del phase
         self.parts[span] = part
 
-    def reads_all(self, phase: int) -> bool:
-        """Every pass reads every element."""
-        del phase
-        return True
-
     def settle(self, phase: int, note: Note) -> int:
         """Coefficients from the Gram matrix of the whole tensor."""
         formula = self.formula.coefficients
@@ -72,12 +69,13 @@ class SumKernel:
         self.parts.clear()
         return phase + 1
 
-    def begin(self, span: int) -> None:
-        """Nothing is carried from block to block."""
-
-    def compute(self, start: int, stop: int, scratch: Scratch, carried: Any) -> torch.Tensor:
-        """Output elements [start, stop) in the work dtype, 1-D; overwritten by the next call."""
+    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
+        """Elements [start, stop) of the sum."""
         del carried
+        return rounded(self.job, start, self._sum(start, stop, scratch), scratch)
+
+    def _sum(self, start: int, stop: int, scratch: Scratch) -> torch.Tensor:
+        """Elements [start, stop) in the work dtype, 1-D; overwritten by the next call."""
         inputs, deltas = self.inputs, self.formula.deltas
         base = inputs.base(start, stop, scratch) if deltas else None
         total = inputs.buffer("total", stop - start, scratch)

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mergeloom.checkpoint.views import check_range, empty
-from mergeloom.types import Scratch, View, numel
+from mergeloom.checkpoint.views import as_bytes, as_tensor, check_range, empty, read_bytes
+from mergeloom.types import DTYPES, Scratch, View, numel
 from mergeloom.vocabulary.rows import MEAN, PADDING, RowMap
 
 if TYPE_CHECKING:
@@ -62,10 +62,14 @@ class MappedRows:
     @cached_property
     def dtype(self) -> str:
         """The sources' own dtype if it is one and no row is averaged, else F32 or F64."""
-        kinds = {view.dtype for view in self._used}
-        if len(kinds) == 1 and not self.rows.averages:
-            return next(iter(kinds))
-        return "F64" if "F64" in kinds else "F32"
+        if self._is_gathered:
+            return self._used[0].dtype
+        return "F64" if any(view.dtype == "F64" for view in self._used) else "F32"
+
+    @cached_property
+    def _is_gathered(self) -> bool:
+        """Whether its rows are the sources' own, or zeros: nothing to compute."""
+        return len({view.dtype for view in self._used}) == 1 and not self.rows.averages
 
     @property
     def saved_dtype(self) -> str:
@@ -95,10 +99,29 @@ class MappedRows:
 
     def read(self, start: int, stop: int, scratch: Scratch, key: object) -> torch.Tensor:
         """Elements [start, stop) of the flattened tensor."""
+        if self._is_gathered:
+            return as_tensor(self.read_bytes(start, stop, scratch, key), self.dtype)
         check_range(start, stop, numel(self.shape))
         out = empty(self.dtype, stop - start, scratch, key)
         for piece in self._pieces(start, stop):
             self._fill(out[piece.at : piece.at + piece.size], piece, scratch, (key, "row"))
+        return out
+
+    def read_bytes(self, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
+        """Their bytes, as the sources store them if no row is averaged."""
+        if not self._is_gathered:
+            return as_bytes(self.read(start, stop, scratch, key))
+        check_range(start, stop, numel(self.shape))
+        size = DTYPES[self.dtype].bytes
+        out = scratch.bytes(key, (stop - start) * size)
+        for piece in self._pieces(start, stop):
+            place = out[piece.at * size : (piece.at + piece.size) * size]
+            source, row = int(self.rows.source[piece.number]), int(self.rows.row[piece.number])
+            if source < 0:
+                place[:] = bytes(len(place))
+            else:
+                view, first = self._found(source, row, piece)
+                place[:] = read_bytes(view, first, first + piece.size, scratch, (key, "row"))
         return out
 
     def prefetch(self, start: int, stop: int) -> None:
@@ -160,11 +183,15 @@ class MappedRows:
     def _copy(
         self, out: torch.Tensor, source: int, row: int, piece: _Piece, scratch: Scratch, key: object
     ) -> None:
+        view, first = self._found(source, row, piece)
+        out.copy_(view.read(first, first + len(out), scratch, key))
+
+    def _found(self, source: int, row: int, piece: _Piece) -> tuple[View, int]:
+        """The view that holds a piece which begins in a row of a source, and its first element."""
         view = self.sources[source]
         if view is None:
             raise ValueError(f"row {row} of input {source}, which has no such tensor")
-        first = self._element(view, piece.outer, row) + piece.skip
-        out.copy_(view.read(first, first + len(out), scratch, key))
+        return view, self._element(view, piece.outer, row) + piece.skip
 
     def _average(
         self, out: torch.Tensor, mean: int, piece: _Piece, scratch: Scratch, key: object

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mergeloom.checkpoint.open_files import read_into
 from mergeloom.checkpoint.report import Report
-from mergeloom.checkpoint.views import StoredTensor
-from mergeloom.types import DTYPES_BY_TORCH_NAME, View, nbytes, numel
+from mergeloom.checkpoint.views import read_bytes
+from mergeloom.types import DTYPES_BY_TORCH_NAME, View, numel
 
 CONFIG_KEYS = ("quantization_config", "compression_config")
 
@@ -101,15 +100,7 @@ def own_dtype(config: Mapping[str, Any]) -> str:
 
 def content(view: View) -> bytes:
     """The bytes of a small tensor, read at once and, from a file, without torch."""
-    size = nbytes(view.dtype, view.shape)
-    stored = bytearray(size)
-    if isinstance(view, StoredTensor):
-        read_into(view.path, view.offset, memoryview(stored))
-        return bytes(stored)
-    import torch
-
-    tensor = view.read(0, numel(view.shape), _Once(), None)
-    return tensor.view(torch.uint8).numpy().tobytes()
+    return bytes(read_bytes(view, 0, numel(view.shape), _Once(), None))
 
 
 class _Once:
