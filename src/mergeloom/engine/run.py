@@ -103,6 +103,7 @@ class Queue:
         self._measuring = 0
         self._stopped = False
         self._changed = threading.Condition()
+        self._start_next()  # here and not in a worker: its kernel may import torch
 
     def take(self) -> Task | None:
         """The next span, or None when all are handed out. Waits while a pass may follow another."""
@@ -110,14 +111,11 @@ class Queue:
             while not self._stopped:
                 if self._ready:
                     return self._ready.popleft()
-                if entry := next(self._jobs, None):
-                    running = Running(*entry, self._device, self._seed)
-                    self._measuring += running.phases > 0
-                    self._push(running, 0)
-                elif self._measuring:
-                    self._changed.wait()
-                else:
+                if self._start_next():
+                    continue
+                if not self._measuring:
                     return None
+                self._changed.wait()
             return None
 
     def next_pass(self, running: Running, phase: int) -> None:
@@ -133,6 +131,16 @@ class Queue:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def _start_next(self) -> bool:
+        """Put the next job's spans into the queue; False if there is none."""
+        entry = next(self._jobs, None)
+        if entry is None:
+            return False
+        running = Running(*entry, self._device, self._seed)
+        self._measuring += running.phases > 0
+        self._push(running, 0)
+        return True
 
     def _push(self, running: Running, phase: int) -> None:
         tasks = [Task(running, i, phase) for i in range(len(running.spans))]
