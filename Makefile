@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints-dev.txt
 		{ echo "Python 3.11 or newer is needed; write make PYTHON=python3.12"; exit 1; }
 	@echo "setting up $(VENV): torch and the development tools; this takes a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints-dev.txt $(TORCH) hatchling ziglang
+	$(PIP) install -c constraints-dev.txt $(TORCH) hatchling editables ziglang
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 
