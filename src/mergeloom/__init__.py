@@ -5,7 +5,7 @@
 >>> print(mergeloom.plan("recipe.yml").bytes_out)               # doctest: +SKIP
 
 Names are imported when they are first used, so that importing the package, or asking the command
-line for help, costs nothing; torch is imported when a merge needs it.
+line for help, costs nothing; torch is imported when a merge runs.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mergeloom.engine.order import Search
 from mergeloom.engine.sizes import sample_of
+from mergeloom.engine.torch_evaluation import bits_of, kept_largest
 from mergeloom.methods import Largest
 
 RANGE = 40
@@ -17,12 +18,16 @@ RANGE = 40
 def found(scores: np.ndarray, counts: list[int], sample: np.ndarray) -> tuple[Search, int]:
     """A search that was told of this sample, and how many passes it took."""
     search = Search(Largest(lambda block: block.deltas, lambda *_: [counts]), scores.size)
-    search.sample(0, [torch.from_numpy(sample)[None]])
+    search.sample(0, [[bits_of(torch.from_numpy(sample))]])
     search.bracket()
     for passes in range(1, 100):
         for span, start in enumerate(range(0, scores.size, RANGE)):
-            block = torch.from_numpy(scores[start : start + RANGE])[None]
-            search.absorb(span, search.count([block[:, :7], block[:, 7:]]))
+            bits = bits_of(torch.from_numpy(scores[start : start + RANGE]))
+            tallies = search.tallies()
+            for tally in tallies.values():
+                tally.add(bits[:7])
+                tally.add(bits[7:])
+            search.absorb(span, tallies)
         if not search.settle():
             return search, passes
     raise AssertionError("the search does not end")
@@ -45,7 +50,7 @@ def test_every_sample_leads_to_the_same_elements(values, told, data, kind):
             part = torch.from_numpy(scores[start : start + RANGE] + 1)  # shows a chosen zero
             budget = choice.budgets.get(span, 0)
             smaller = torch.from_numpy(scores[start : start + RANGE].copy())
-            chosen, _ = choice.keep(smaller, budget)
+            chosen, _ = kept_largest(choice, smaller, budget)
             kept.append((chosen != 0) & (part > 1))
         wanted = np.zeros(scores.size, bool)
         wanted[by_size[:count]] = True

@@ -195,4 +195,4 @@ def test_identical_models_are_the_result():
         assert torch.allclose(merged("karcher", [x] * count), x, rtol=1e-6)
         assert torch.allclose(merged("multislerp", [x] * count, each=weighted(*[0.4] * count)),
                               x, rtol=1e-6)  # fmt: skip
-        assert torch.allclose(merged("model_stock", [x] * count, base), x, rtol=1e-6, atol=1e-6)
+        assert torch.allclose(merged("model_stock", [x] * count, base), x, rtol=1e-6, atol=2e-6)

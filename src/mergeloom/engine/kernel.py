@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mergeloom.engine.scratch import Scratch
-from mergeloom.methods import Formula, Note, WeightedSum
-from mergeloom.planning import Job
-
-UNCHANGED = WeightedSum((1.0,))
-"""The sum that is a copy."""
+from mergeloom.methods import Note
 
 
 class Output(NamedTuple):
@@ -64,18 +60,3 @@ class Kernel:
     def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
         """Elements [start, stop) of the output."""
         raise NotImplementedError
-
-
-def make_kernel(job: Job, formula: Formula | None, device: str, seed: int) -> Kernel:
-    """The kernel for a formula, or for a copy. Imports torch where it is needed."""
-    if formula is None or formula == UNCHANGED:
-        from mergeloom.engine.copying import CopyKernel
-
-        return CopyKernel(job)
-    if isinstance(formula, WeightedSum):
-        from mergeloom.engine.weighted_sum import SumKernel
-
-        return SumKernel(job, formula, device)
-    from mergeloom.engine.elementwise import ElementwiseKernel
-
-    return ElementwiseKernel(job, formula, device, seed)

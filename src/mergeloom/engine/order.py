@@ -9,12 +9,11 @@ compared by their bits, which as integers have the same order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from mergeloom.methods import Largest
 
@@ -26,24 +25,18 @@ DEVIATIONS = 6.0
 ALL = -1
 """As a budget: every element of the range that equals the threshold is chosen."""
 
-_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
+_FLOAT: dict[int, type[np.floating[Any]]] = {4: np.float32, 8: np.float64}
 
 
-def bits_of(scores: torch.Tensor) -> Bits:
-    """Non-negative floats as integers of the same order."""
-    bits: Bits = scores.contiguous().view(_INTEGER[scores.dtype]).cpu().numpy()
-    return bits
+def value_of(bits: int, size: int) -> float:
+    """The float of ``size`` bytes with these bits."""
+    return float(np.array(bits, dtype=f"u{size}").view(_FLOAT[size]))
 
 
-def value_of(bits: int, dtype: torch.dtype) -> float:
-    """The float with these bits."""
-    return float(torch.tensor(bits, dtype=_INTEGER[dtype]).view(dtype))
-
-
-def below(value: float, dtype: torch.dtype) -> float:
-    """The next smaller number of a dtype."""
-    start = torch.tensor(value, dtype=dtype)
-    return float(torch.nextafter(start, torch.tensor(-math.inf, dtype=dtype)))
+def below(value: float, size: int) -> float:
+    """The next smaller float of ``size`` bytes."""
+    kind = _FLOAT[size]
+    return float(np.nextafter(kind(value), kind(-math.inf)))
 
 
 @dataclass
@@ -72,21 +65,6 @@ class Choice:
         """Whether there is no smallest chosen score to look for."""
         return not 0 < self.count <= self.total
 
-    def keep(self, values: torch.Tensor, budget: int) -> tuple[torch.Tensor, int]:
-        """The values whose size is chosen, 0 for the others; and the budget left for equals."""
-        if self.count >= self.total:
-            return values, budget
-        # Masks of bools are several times slower in torch on a CPU than its hardshrink, which
-        # zeroes what is not larger than a limit, and nothing for a negative one.
-        if budget == ALL:
-            return torch.hardshrink(values, below(self.threshold, values.dtype)), budget
-        kept = torch.hardshrink(values, self.threshold)
-        if not budget:
-            return kept, budget
-        equal = (values.abs() == self.threshold).nonzero().squeeze(1)[:budget]
-        kept[equal] = values[equal]
-        return kept, budget - len(equal)
-
 
 @dataclass(frozen=True)
 class Count:
@@ -98,49 +76,49 @@ class Count:
     numbers: Bits
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What one range tells: of each row the non-zero scores, of each choice a count."""
-
-    nonzero: list[int]
-    choices: dict[tuple[int, int], Count]
-
-
 class Tally:
     """Counts the scores of one range for one choice, block by block."""
 
     def __init__(self, choice: Choice) -> None:
-        self._choice = choice
+        self.choice = choice
+        self.nonzero = 0
         self._above = 0
         self._equal = 0
         self._inside: list[Bits] = []
-        self._masks = [np.empty(0, dtype=np.bool_)] * 2
 
     def add(self, bits: Bits) -> None:
-        """Take one block's scores."""
-        choice = self._choice
-        if len(self._masks[0]) < bits.size:
-            self._masks = [np.empty(bits.size, dtype=np.bool_) for _ in range(2)]
-        equal, within = (mask[: bits.size] for mask in self._masks)
-        np.equal(bits, choice.common, out=equal)
-        self._equal += int(np.count_nonzero(equal))
-        if choice.low == choice.high:
-            self._above += int(np.count_nonzero(np.greater(bits, choice.high, out=within)))
-            return
-        np.less_equal(bits, choice.high, out=within)
-        self._above += bits.size - int(np.count_nonzero(within))
-        np.greater(within, equal, out=within)  # and not equal
-        np.logical_and(within, np.greater_equal(bits, choice.low, out=equal), out=within)
-        self._inside.append(np.compress(within, bits))
+        """Count the scores of one block."""
+        choice = self.choice
+        equal = bits == choice.common
+        within = (bits >= choice.low) & (bits <= choice.high)
+        self.take(
+            int(np.count_nonzero(bits > choice.high)),
+            int(np.count_nonzero(equal)),
+            int(np.count_nonzero(bits)),
+            bits[within & ~equal],
+        )
+
+    def take(self, above: int, equal: int, nonzero: int, inside: Bits) -> None:
+        """Take what one block has: scores above the bracket, equal to its common number, not
+        zero, and all others inside it."""
+        self._above += above
+        self._equal += equal
+        self.nonzero += nonzero
+        if len(inside):
+            self._inside.append(inside)
 
     def count(self) -> Count:
         """What was found."""
-        common, equal = np.array([self._choice.common]), np.array([self._equal])
+        common, equal = np.array([self.choice.common]), np.array([self._equal])
         if not self._inside:
             return Count(self._above, common, equal)
         values, numbers = np.unique(np.concatenate(self._inside), return_counts=True)
         at = np.searchsorted(values, common)
         return Count(self._above, np.insert(values, at, common), np.insert(numbers, at, equal))
+
+
+Tallies = Mapping[tuple[int, int], Tally]
+"""By score and choice."""
 
 
 class Search:
@@ -150,20 +128,21 @@ class Search:
         self.choices: list[list[Choice]] = []
         self._measure = measure
         self._total = total
-        self._dtype = torch.float32
-        self._samples: dict[int, list[Bits]] = {}
-        self._ranges: dict[int, Counts] = {}
+        self._bytes = 4
+        self._exact = False
+        self._samples: dict[int, Sequence[Sequence[Bits]]] = {}
+        self._ranges: dict[int, Tallies] = {}
 
-    def sample(self, span: int, pieces: Sequence[torch.Tensor]) -> None:
-        """Take the scores of some pieces of a range, each of shape (scores, elements)."""
-        self._dtype = pieces[0].dtype
-        self._samples[span] = [bits_of(piece) for piece in pieces]
+    def sample(self, span: int, pieces: Sequence[Sequence[Bits]]) -> None:
+        """Take the scores of some pieces of a range, one array of bits for each score."""
+        self._bytes = pieces[0][0].itemsize
+        self._samples[span] = pieces
 
     def bracket(self) -> None:
         """From the samples of all ranges choose where to look for each threshold."""
         pieces = [piece for span in sorted(self._samples) for piece in self._samples[span]]
         total = self._total
-        sampled = sum(piece.shape[1] for piece in pieces)
+        sampled = sum(len(piece[0]) for piece in pieces)
         nonzero = [
             round(sum(np.count_nonzero(p[s]) for p in pieces) * total / sampled)
             for s in range(len(pieces[0]))
@@ -177,45 +156,40 @@ class Search:
                     choice.low, choice.high = self._around(choice, s, pieces)
                     choice.common = _commonest(choice, s, pieces)
 
-    def count(self, blocks: Iterable[Iterable[torch.Tensor]]) -> Counts:
-        """What one range's rows of scores tell about the choices that are still open."""
-        nonzero = [0] * len(self.choices)
-        tallies = {
+    def tallies(self) -> Tallies:
+        """Fresh tallies for the choices that are still open."""
+        return {
             (s, c): Tally(choice)
             for s, row in enumerate(self.choices)
             for c, choice in enumerate(row)
-            if not (choice.trivial or choice.found)
+            if not choice.found and (self._measure.of_nonzero or not choice.trivial)
         }
-        for scores in blocks:
-            for s, bits in enumerate(bits_of(row) for row in scores):
-                if self._measure.of_nonzero:
-                    nonzero[s] += bits.size - int(np.count_nonzero(bits == 0))
-                for c in range(len(self.choices[s])):
-                    if (s, c) in tallies:
-                        tallies[s, c].add(bits)
-        return Counts(nonzero, {key: tally.count() for key, tally in tallies.items()})
 
-    def absorb(self, span: int, counts: Counts) -> None:
-        """Take one range's counts."""
-        self._ranges[span] = counts
+    def absorb(self, span: int, tallies: Tallies) -> None:
+        """Take one range's tallies."""
+        self._ranges[span] = tallies
 
     def settle(self) -> bool:
         """Find the thresholds and share out their equals over the ranges in order.
 
         True when some bracket missed its threshold and the pass must be repeated.
         """
-        if self._measure.of_nonzero:
-            rows = [sum(n) for n in zip(*(r.nonzero for r in self._ranges.values()), strict=True)]
+        ranges = [(span, self._ranges[span]) for span in sorted(self._ranges)]
+        if self._measure.of_nonzero and not self._exact:
+            self._exact = True
+            nonzero = [
+                sum(tallies[s, 0].nonzero for _, tallies in ranges)
+                for s in range(len(self.choices))
+            ]
             for row, exact in zip(
-                self.choices, self._measure.counts(rows, self._total), strict=True
+                self.choices, self._measure.counts(nonzero, self._total), strict=True
             ):
                 for choice, count in zip(row, exact, strict=True):
                     choice.count = count
         for s, row in enumerate(self.choices):
             for c, choice in enumerate(row):
-                counted = {n: r.choices[s, c] for n, r in sorted(self._ranges.items())
-                           if (s, c) in r.choices}  # fmt: skip
                 if not choice.trivial and not choice.found:
+                    counted = {span: tallies[s, c].count() for span, tallies in ranges}
                     self._settle(choice, s, counted)
         self._ranges.clear()
         missed = any(not (c.trivial or c.found) for row in self.choices for c in row)
@@ -234,7 +208,7 @@ class Search:
         order = np.argsort(values)[::-1]  # largest first
         reached = above + np.cumsum(numbers[order])
         bits = int(values[order[np.searchsorted(reached, choice.count)]])
-        choice.found, choice.threshold = True, value_of(bits, self._dtype)
+        choice.found, choice.threshold = True, value_of(bits, self._bytes)
         left = choice.count - above - int(numbers[values > bits].sum())
         for span, count in counted.items():
             at = int(np.searchsorted(count.values, bits))
@@ -256,7 +230,7 @@ class Search:
             choice.low = low if low < choice.high else 0
         choice.common = _commonest(choice, s, pieces)
 
-    def _around(self, choice: Choice, s: int, pieces: Sequence[Bits]) -> tuple[int, int]:
+    def _around(self, choice: Choice, s: int, pieces: Sequence[Sequence[Bits]]) -> tuple[int, int]:
         """A bracket around the sample's guess of a threshold.
 
         Neighbours resemble each other, so how far the guess may be off is judged by how much the
@@ -268,7 +242,7 @@ class Search:
         margin = 0.0
         if size < choice.total:
             guess = ordered[min(max(size - round(rank), 0), size - 1)]
-            shares = [np.count_nonzero(piece[s] >= guess) / piece.shape[1] for piece in pieces]
+            shares = [np.count_nonzero(piece[s] >= guess) / len(piece[s]) for piece in pieces]
             deviation = math.hypot(0.5 / math.sqrt(size), np.std(shares) / math.sqrt(len(pieces)))
             margin = choice.reach * deviation * size + 1
         last, first = math.ceil(rank + margin), math.floor(rank - margin)
@@ -277,7 +251,7 @@ class Search:
         return low, high
 
 
-def _commonest(choice: Choice, s: int, pieces: Sequence[Bits]) -> int:
+def _commonest(choice: Choice, s: int, pieces: Sequence[Sequence[Bits]]) -> int:
     """The most frequent number in the bracket, as far as the sample knows."""
     sampled = np.concatenate([piece[s] for piece in pieces])
     inside = sampled[(sampled >= choice.low) & (sampled <= choice.high)]
@@ -285,5 +259,5 @@ def _commonest(choice: Choice, s: int, pieces: Sequence[Bits]) -> int:
     return int(values[np.argmax(numbers)]) if len(values) else choice.low
 
 
-def _largest(pieces: Sequence[Bits]) -> int:
-    return int(np.iinfo(pieces[0].dtype).max)
+def _largest(pieces: Sequence[Sequence[Bits]]) -> int:
+    return int(np.iinfo(pieces[0][0].dtype).max)

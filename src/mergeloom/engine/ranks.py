@@ -7,45 +7,46 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 
-from mergeloom.engine.order import bits_of
+from mergeloom.engine.native.library import choose_by_rank
 from mergeloom.engine.randomness import Bools, Words
 
 Array = np.ndarray[Any, Any]
 
 
-def rows_along(values: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def rows_along(values: Array, shape: tuple[int, ...]) -> Array:
     """Flat elements of whole indices of the first axis as rows along the second one.
 
     Of a tensor with one axis, all of it is the row. Shape (rows, row).
     """
-    row = shape[1] if len(shape) > 1 else values.numel()
-    return values.view(-1, row, math.prod(shape[2:])).transpose(1, 2).reshape(-1, row)
+    row = shape[1] if len(shape) > 1 else len(values)
+    return values.reshape(-1, row, math.prod(shape[2:])).swapaxes(1, 2).reshape(-1, row)
 
 
-def flat_again(rows: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def flat_again(rows: Array, shape: tuple[int, ...]) -> Array:
     """The opposite of :func:`rows_along`."""
     rest = math.prod(shape[2:])
-    return rows.view(-1, rest, rows.shape[1]).transpose(1, 2).reshape(-1)
+    return rows.reshape(-1, rest, rows.shape[1]).swapaxes(1, 2).reshape(-1)
 
 
-def mean_rank(sizes: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def mean_rank(sizes: Array, shape: tuple[int, ...]) -> Array:
     """Each element's rank in its row, divided by the largest rank; equals share their mean rank.
 
     The only element of a row has 0.5.
     """
-    rows = rows_along(sizes, shape).cpu()
-    ordered = torch.from_numpy(np.sort(rows.numpy(), axis=1))
-    first = torch.searchsorted(ordered, rows)
-    behind = torch.searchsorted(ordered, rows, right=True)
+    rows = rows_along(sizes, shape)
     last = rows.shape[1] - 1
-    share = (first + behind - 1).to(sizes.dtype).div_(2 * last or 1)
-    return flat_again(share if last else share.fill_(0.5), shape).to(sizes.device)
+    shares = np.full_like(rows, 0.5)
+    for row, share in zip(rows, shares, strict=True) if last else ():
+        ordered = np.sort(row)
+        first = np.searchsorted(ordered, row)
+        behind = np.searchsorted(ordered, row, side="right")
+        share[:] = (first + behind - 1).astype(sizes.dtype) / sizes.dtype.type(2 * last)
+    return flat_again(shares, shape)
 
 
 def chosen_by_rank(
-    sizes: torch.Tensor, shape: tuple[int, ...], words: Words, lowest: float, highest: float
+    bits: Array, shape: tuple[int, ...], words: Words, lowest: float, highest: float
 ) -> Bools:
     """True with a probability that rises in equal steps with the rank of a size in its row.
 
@@ -53,28 +54,33 @@ def chosen_by_rank(
     theirs; all exact to 2⁻¹⁶. A word says from which rank on its element is chosen, so a sorted
     row is enough: the element is compared with the size that has this rank. The word's last bit
     says whether the element counts as the first or the last of its equals.
+
+    ``bits`` are the sizes as integers of the same order, int32 or int64.
     """
-    rows = bits_of(rows_along(sizes, shape))  # (rows, row)
-    count, row = rows.shape
-    # From rank r on: as the last of its equals if size >= as_last[r], as the first of them if
-    # size >= as_first[r]; rank 0 is always reached and rank `row` never.
-    limits = np.empty((count, 2, row + 1), dtype=rows.dtype)
-    as_last, as_first = limits[:, 0], limits[:, 1]
-    as_last[:, :-1] = rows
-    as_last[:, :-1].sort(axis=1)
-    as_last[:, -1] = np.iinfo(rows.dtype).max
-    np.add(as_last[:, :-1], 1, out=as_first[:, 1:])
-    as_first[:, 0] = -1
-    kind = np.int32 if limits.size < 2**31 else np.int64
-    places = torch.from_numpy(_places(row, lowest, highest).astype(kind, copy=False))
-    drawn = rows_along(torch.from_numpy(words.view(np.int16)), shape).numpy().view(np.uint16)
-    wanted = places.index_select(0, torch.from_numpy(drawn.astype(np.int32).reshape(-1)))
-    wanted.view(count, row).add_(torch.arange(count, dtype=wanted.dtype)[:, None] * 2 * (row + 1))
-    limit = torch.from_numpy(limits.reshape(-1)).index_select(0, wanted).numpy()
-    chosen = rows.reshape(-1) >= limit
-    back = flat_again(torch.from_numpy(chosen).view(count, row), shape)
-    flat: Bools = back.numpy()
+    rows = np.ascontiguousarray(rows_along(bits, shape))  # (rows, row)
+    drawn = np.ascontiguousarray(rows_along(words, shape))
+    ordered = np.sort(rows, axis=1)
+    places = _places(rows.shape[1], lowest, highest)
+    chosen = choose_by_rank(rows, ordered, drawn, places)
+    if chosen is None:
+        chosen = rows >= np.take_along_axis(_limits(ordered), places[drawn], axis=1)
+    flat: Bools = flat_again(chosen, shape)
     return flat
+
+
+def _limits(ordered: Array) -> Array:
+    """What a size must reach to be chosen from a rank on, shape (rows, 2 (row + 1)).
+
+    From rank r on: as the last of its equals the size of that rank; as the first of them more
+    than the size before. Rank 0 is always reached and rank ``row`` never.
+    """
+    count, row = ordered.shape
+    limits = np.empty((count, 2, row + 1), dtype=ordered.dtype)
+    limits[:, 0, :-1] = ordered
+    limits[:, 0, -1] = np.iinfo(ordered.dtype).max
+    np.add(ordered, 1, out=limits[:, 1, 1:])
+    limits[:, 1, 0] = -1
+    return limits.reshape(count, -1)
 
 
 @functools.lru_cache(maxsize=16)

@@ -14,7 +14,7 @@ from mergeloom.engine.device import (
     take_one_torch_thread,
 )
 from mergeloom.engine.journal import Finished
-from mergeloom.engine.kernel import make_kernel
+from mergeloom.engine.kernels import make_kernel
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sink import Sink
 from mergeloom.engine.sizes import (

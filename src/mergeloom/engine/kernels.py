@@ -1,0 +1,40 @@
+"""Chooses the kernel that runs a job."""
+
+from __future__ import annotations
+
+from mergeloom.engine.copying import CopyKernel
+from mergeloom.engine.elementwise import ElementwiseKernel
+from mergeloom.engine.facts import Facts
+from mergeloom.engine.kernel import Kernel
+from mergeloom.engine.native.blocks import can_run
+from mergeloom.engine.native.evaluation import TiledEvaluation, recordable
+from mergeloom.engine.native.sums import TiledSum
+from mergeloom.methods import Formula, WeightedSum
+from mergeloom.planning import Job
+
+UNCHANGED = WeightedSum((1.0,))
+"""The sum that is a copy."""
+
+
+def make_kernel(job: Job, formula: Formula | None, device: str, seed: int) -> Kernel:
+    """The kernel for a formula, or for a copy: in tiles wherever they can, else in torch.
+
+    torch is imported where it is needed and nowhere else.
+    """
+    in_tiles = device == "cpu" and can_run(job)
+    if formula is None or formula == UNCHANGED:
+        if in_tiles and job.inputs[0].view.dtype != job.dtype:
+            return TiledSum(job, UNCHANGED)
+        return CopyKernel(job)
+    if isinstance(formula, WeightedSum):
+        if in_tiles and (formula.vectors == "tensor" or len(job.shape) < 2):
+            return TiledSum(job, formula)
+        from mergeloom.engine.weighted_sum import SumKernel
+
+        return SumKernel(job, formula, device)
+    facts = Facts(job, formula, seed)
+    if in_tiles and recordable(job, formula):
+        return ElementwiseKernel(job, formula, facts, TiledEvaluation(job, formula, facts))
+    from mergeloom.engine.torch_evaluation import TorchEvaluation
+
+    return ElementwiseKernel(job, formula, facts, TorchEvaluation(job, formula, facts, device))

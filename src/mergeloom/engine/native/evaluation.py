@@ -1,0 +1,306 @@
+"""Evaluates elementwise formulas in tiles: a formula is recorded once a pass, then run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from mergeloom.engine.facts import Facts
+from mergeloom.engine.kernel import Output
+from mergeloom.engine.native.blocks import address, read, rounded
+from mergeloom.engine.native.library import COUNT, CUT
+from mergeloom.engine.native.programs import Buffer, Numbers, Program, compiled
+from mergeloom.engine.native.values import Values, kept, loaded
+from mergeloom.engine.order import ALL, Choice, Tallies, below
+from mergeloom.engine.scratch import Scratch
+from mergeloom.methods import Elementwise, Largest, Totals
+from mergeloom.planning import Job
+
+Make = Callable[[int, int, list[Buffer], Scratch], Numbers]
+"""(first element, how many, the job's inputs there) → what a formula wants besides them."""
+
+Measure = Totals | Largest
+
+CutKey = tuple[int, int, int]
+"""Measure, score and choice."""
+
+
+class RecordedBlock:
+    """See :class:`mergeloom.methods.Block`; its values are symbolic."""
+
+    def __init__(self, job: Job, facts: Facts) -> None:
+        self.base = loaded(0)
+        self.deltas = [loaded(i) - self.base for i in range(1, len(job.inputs))]
+        self.shape = job.shape
+        self.cuts: list[CutKey] = []
+        self.extras: list[tuple[str, Make]] = []
+        self._first_extra = len(job.inputs)
+        self._known: dict[object, Values] = {}
+        self._facts = facts
+
+    def known(self, measure: int) -> Numbers:
+        """The totals of a measure."""
+        return self._facts.known(measure)
+
+    def threshold(self, measure: int, score: int, choice: int) -> float:
+        """The smallest chosen score."""
+        return self._facts.choice(measure, score, choice).threshold
+
+    def keep_largest(self, measure: int, score: int, choice: int, values: Values) -> Values:
+        """Zeros for the values whose size is not among the chosen largest."""
+        found = self._facts.choice(measure, score, choice)
+        if found.count >= found.total:
+            return values
+        if found.count <= 0:
+            return values * 0.0
+        self.cuts.append((measure, score, choice))
+        return kept(values, len(self.cuts) - 1)
+
+    def keep_by_chance(self, model: int, probability: float, values: Values) -> Values:
+        """Zeros for what is not chosen with ``probability``."""
+
+        def chosen(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+            del inputs, scratch
+            return self._facts.by_chance(model, start, count, probability)
+
+        return values * self._extra(("chance", model, probability), "BOOL", chosen)
+
+    def keep_by_rank(self, model: int, lowest: float, highest: float, values: Values) -> Values:
+        """Zeros for what is not chosen with a probability that rises with the rank."""
+        sizes = self._sizes(model)
+
+        def chosen(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+            def bits() -> Numbers:
+                return sizes(count, inputs, scratch).view(np.int32)
+
+            return self._facts.by_rank(model, start, count, bits, lowest, highest)
+
+        return values * self._extra(("rank", model, lowest, highest), "BOOL", chosen)
+
+    def mean_rank(self, model: int) -> Values:
+        """Each change's share of the largest rank of its row."""
+        sizes = self._sizes(model)
+
+        def shares(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+            del start
+            return self._facts.mean_rank(sizes(count, inputs, scratch).copy())
+
+        return self._extra(("share", model), "F32", shares)
+
+    def _sizes(self, model: int) -> Callable[[int, list[Buffer], Scratch], Numbers]:
+        """Computes |Δ| of one model."""
+        program = compiled(stored=[self.deltas[model].abs()])
+
+        def sizes(count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+            found = scratch.array("sizes", count, np.float32)
+            program.run(count, inputs, scratch, outputs=[(address(found), "F32")])
+            return found
+
+        return sizes
+
+    def _extra(self, key: object, kind: str, make: Make) -> Values:
+        if key not in self._known:
+            self._known[key] = loaded(self._first_extra + len(self.extras))
+            self.extras.append((kind, make))
+        return self._known[key]
+
+
+class Recorded:
+    """What a pass runs: the program, its cuts, and what it wants besides the inputs."""
+
+    def __init__(self, program: Program, block: RecordedBlock, shape: tuple[int, ...] = ()) -> None:
+        self.program = program
+        self.cuts = block.cuts
+        self.extras = block.extras
+        self.shape = shape
+        models = len(block.deltas) + 1
+        # What is wanted besides the inputs may be made of them.
+        self.inputs = range(models) if block.extras else program.inputs
+
+
+@dataclass
+class Carried:
+    """What blocks of one range leave to the next."""
+
+    span: int
+    cuts: Numbers | None = None
+
+
+class TiledEvaluation:
+    """Evaluates one job's formula; see :class:`mergeloom.engine.elementwise.Evaluation`."""
+
+    def __init__(self, job: Job, formula: Elementwise, facts: Facts) -> None:
+        self._job = job
+        self._formula = formula
+        self._facts = facts
+        self._recorded: dict[object, Recorded] = {}
+
+    def begin(self, span: int) -> Carried:
+        """Cuts count down the equals that a range keeps, so every range has its own."""
+        return Carried(span)
+
+    def totals(
+        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Carried
+    ) -> Numbers:
+        """The totals of elements [start, stop), float64."""
+        recorded = self._recording(("totals", measure), lambda: self._record_totals(measure))
+        totals, _ = self._run(recorded, start, stop, scratch, carried)
+        return totals.reshape(recorded.shape)
+
+    def scores(
+        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Carried
+    ) -> list[Numbers]:
+        """The bits of the scores of elements [start, stop), one array a row."""
+        recorded = self._recording(("scores", measure), lambda: self._record_scores(measure))
+        rows = [np.empty(stop - start, np.float32) for _ in range(recorded.shape[0])]
+        outputs = [(address(row), "F32") for row in rows]
+        self._run(recorded, start, stop, scratch, carried, outputs=outputs)
+        return [row.view(np.uint32) for row in rows]
+
+    def count(
+        self,
+        measure: int,
+        tallies: Tallies,
+        start: int,
+        stop: int,
+        scratch: Scratch,
+        carried: Carried,
+    ) -> None:
+        """Take the scores of elements [start, stop) into the tallies of open choices."""
+        keys = tuple(tallies)
+        recorded = self._recording(
+            ("count", measure, keys), lambda: self._record_count(measure, keys)
+        )
+        counts = np.zeros(len(keys), dtype=COUNT)
+        inside = scratch.array("inside", len(keys) * (stop - start + 1), np.uint32)
+        rows = inside.reshape(
+            len(keys), stop - start + 1
+        )  # one element more: tiles.c writes before it decides
+        for i, tally in enumerate(tallies.values()):
+            choice = tally.choice
+            counts[i]["low"], counts[i]["high"] = choice.low, choice.high
+            counts[i]["common"], counts[i]["inside"] = choice.common, address(rows[i])
+        self._run(recorded, start, stop, scratch, carried, counts=counts)
+        for i, tally in enumerate(tallies.values()):
+            took = counts[i]
+            found = rows[i][: int(took["found"])].copy()
+            tally.take(int(took["above"]), int(took["equal"]), int(took["nonzero"]), found)
+
+    def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
+        """Output elements [start, stop), rounded."""
+        recorded = self._recording("output", self._record_output)
+        buffers, _alive = self._buffers(recorded, start, stop, scratch)
+        cuts = self._cuts(recorded, carried)
+        return rounded(self._job, recorded.program, start, stop, buffers, scratch, cuts)
+
+    def _run(
+        self,
+        recorded: Recorded,
+        start: int,
+        stop: int,
+        scratch: Scratch,
+        carried: Carried,
+        **places: Any,
+    ) -> tuple[Numbers, int]:
+        buffers, _alive = self._buffers(recorded, start, stop, scratch)
+        cuts = self._cuts(recorded, carried)
+        return recorded.program.run(stop - start, buffers, scratch, cuts=cuts, **places)
+
+    def _buffers(
+        self, recorded: Recorded, start: int, stop: int, scratch: Scratch
+    ) -> tuple[list[Buffer], list[Numbers]]:
+        """Where the inputs and what is wanted besides them are, and what keeps the latter alive."""
+        buffers = read(self._job, recorded.inputs, start, stop, scratch)
+        made = [make(start, stop - start, buffers, scratch) for _, make in recorded.extras]
+        kinds = [kind for kind, _ in recorded.extras]
+        return buffers + [(address(m), k) for m, k in zip(made, kinds, strict=True)], made
+
+    def _cuts(self, recorded: Recorded, carried: Carried) -> Numbers:
+        if carried.cuts is None:
+            carried.cuts = np.zeros(len(recorded.cuts), dtype=CUT)
+            for i, key in enumerate(recorded.cuts):
+                choice = self._facts.choice(*key)
+                budget, limit = choice.budgets.get(carried.span, 0), choice.threshold
+                if budget == ALL:
+                    budget, limit = 0, below(limit, 4)
+                carried.cuts[i] = (limit, choice.threshold, budget)
+        return carried.cuts
+
+    def _recording(self, key: object, record: Callable[[], Recorded]) -> Recorded:
+        """What is recorded for a pass; two workers that come at once record the same."""
+        found = self._recorded.get(key)
+        return found if found is not None else self._recorded.setdefault(key, record())
+
+    def _record_totals(self, measure: int) -> Recorded:
+        block = RecordedBlock(self._job, self._facts)
+        nested = _totals(self._formula.measures[measure], block)
+        program = compiled(totals=list(nested.flat), wide=self._job.dtype == "F32")
+        return Recorded(program, block, nested.shape)
+
+    def _record_scores(self, measure: int) -> Recorded:
+        block = RecordedBlock(self._job, self._facts)
+        rows = _scores(self._formula.measures[measure], block)
+        return Recorded(compiled(stored=rows), block, (len(rows),))
+
+    def _record_count(self, measure: int, keys: Sequence[tuple[int, int]]) -> Recorded:
+        block = RecordedBlock(self._job, self._facts)
+        rows = _scores(self._formula.measures[measure], block)
+        return Recorded(compiled(counted=[(rows[s], i) for i, (s, _) in enumerate(keys)]), block)
+
+    def _record_output(self) -> Recorded:
+        block = RecordedBlock(self._job, self._facts)
+        return Recorded(compiled(stored=[_result(self._formula, block)]), block)
+
+
+def _totals(measure: Measure, block: Any) -> Numbers:
+    """The symbolic sums of a measure, an array of the shape of its lists."""
+    if not isinstance(measure, Totals):
+        raise TypeError("the measure has no totals")
+    return np.array(measure.of(block), dtype=object)
+
+
+def _scores(measure: Measure, block: Any) -> list[Values]:
+    """The symbolic scores of a measure."""
+    if not isinstance(measure, Largest):
+        raise TypeError("the measure has no scores")
+    return cast(list[Values], list(measure.scores(block)))
+
+
+def _result(formula: Elementwise, block: Any) -> Values:
+    """The symbolic result of a formula."""
+    return cast(Values, formula.apply(block))
+
+
+def recordable(job: Job, formula: Elementwise) -> bool:
+    """Whether all of a formula can be recorded; tried with made-up facts."""
+    facts = _MadeUp(job, formula)
+    try:
+        for measure in formula.measures:
+            block = RecordedBlock(job, facts)
+            if isinstance(measure, Totals):
+                facts.totals.append(np.ones(_totals(measure, block).shape))
+            else:
+                facts.totals.append(np.ones(()))
+                compiled(stored=_scores(measure, block))
+        compiled(stored=[_result(formula, RecordedBlock(job, facts))])
+    except Exception:  # noqa: BLE001 - torch can do what symbols cannot, or says what is wrong
+        return False
+    return True
+
+
+class _MadeUp(Facts):
+    """Every total is 1, and so is every threshold."""
+
+    def __init__(self, job: Job, formula: Elementwise) -> None:
+        super().__init__(job, formula, 0)
+        self.totals: list[Numbers] = []
+
+    def known(self, measure: int) -> Numbers:
+        return self.totals[measure]
+
+    def choice(self, measure: int, score: int, choice: int) -> Choice:
+        del measure, score, choice
+        return Choice(1, 2, threshold=1.0)

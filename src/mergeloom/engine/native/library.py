@@ -1,0 +1,105 @@
+"""The compiled virtual machine of tiles.c, and the structs it shares with Python."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TILE = 512
+"""Elements of a register."""
+
+
+class Operation(IntEnum):
+    """What an instruction does; see tiles.c."""
+
+    LOAD = 0
+    NUMBER = 1
+    ADD = 2
+    SUB = 3
+    MUL = 4
+    DIV = 5
+    ADD_NUMBER = 6
+    FROM_NUMBER = 7
+    MUL_NUMBER = 8
+    DIV_NUMBER = 9
+    INTO_NUMBER = 10
+    ADD_SCALED = 11
+    ABS = 12
+    SIGN = 13
+    CLAMP = 14
+    KEEP = 15
+    STORE = 16
+    SUM = 17
+    DOT = 18
+    DOT_WIDE = 19
+    COUNT = 20
+
+
+KINDS = {"F32": 0, "BF16": 1, "F16": 2, "BOOL": 3}
+"""The formats that tiles load, by their safetensors names; all but BOOL are stored too."""
+
+INSTRUCTION = np.dtype(
+    [("operation", "i4"), ("to", "i4"), ("a", "i4"), ("b", "i4"), ("x", "f4"), ("y", "f4")]
+)
+ARRAY = np.dtype([("data", "u8"), ("kind", "i8")])
+CUT = np.dtype([("limit", "f4"), ("equal", "f4"), ("budget", "i8")])
+COUNT = np.dtype(
+    [("low", "u4"), ("high", "u4"), ("common", "u4"), ("unused", "u4"), ("above", "i8"),
+     ("equal", "i8"), ("nonzero", "i8"), ("found", "i8"), ("inside", "u8")]
+)  # fmt: skip
+
+_SUFFIX = {"win32": "dll", "darwin": "dylib"}.get(sys.platform, "so")
+LIBRARY = Path(__file__).parent / f"_tiles.{_SUFFIX}"
+
+Run = Callable[..., int]
+Numbers = np.ndarray[Any, Any]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled library; None where it was not compiled. Calls give up Python's lock."""
+    if not LIBRARY.exists() or sys.byteorder != "little":
+        return None
+    return ctypes.CDLL(str(LIBRARY))
+
+
+@functools.cache
+def tiles() -> Run | None:
+    """The function of tiles.c for this processor; None where it was not compiled."""
+    library = _library()
+    if library is None:
+        return None
+    find = library.mergeloom_tiles
+    find.restype = ctypes.c_void_p
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    kind: Any = ctypes.CFUNCTYPE(
+        size, pointer, size, size, pointer, pointer, pointer, pointer, pointer, pointer
+    )
+    run: Run = kind(find())
+    return run
+
+
+def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Numbers) -> Any:
+    """See ranks.c: bools of shape (rows, row); None for other than int32 or without a library.
+
+    All arrays are contiguous; sizes and ordered sizes int32, words uint16, places int32.
+    """
+    library = _library()
+    if library is None or sizes.dtype != np.int32:
+        return None
+    rows, row = sizes.shape
+    chosen = np.empty(sizes.shape, dtype=np.bool_)
+    limits = np.empty(2 * (row + 1), dtype=np.int32)
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (sizes, ordered, words, places)]
+    library.mergeloom_choose_by_rank(
+        *pointers, ctypes.c_int64(rows), ctypes.c_int64(row),
+        ctypes.c_void_p(limits.ctypes.data), ctypes.c_void_p(chosen.ctypes.data),
+    )  # fmt: skip
+    return chosen

@@ -1,0 +1,162 @@
+"""From recorded formulas to the program that tiles.c runs."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mergeloom.engine.native.library import ARRAY, INSTRUCTION, KINDS, TILE, Operation, tiles
+from mergeloom.engine.native.values import Total, Values
+from mergeloom.engine.scratch import Scratch
+
+Numbers = np.ndarray[Any, Any]
+Buffer = tuple[int, str]
+"""Where numbers are in memory, and their safetensors dtype."""
+
+NONE: Numbers = np.empty(0, dtype=ARRAY)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Instructions, how many registers and totals they use, and which inputs."""
+
+    instructions: Numbers
+    registers: int
+    totals: int
+    inputs: frozenset[int]
+
+    def run(
+        self,
+        size: int,
+        inputs: Sequence[Buffer],
+        scratch: Scratch,
+        *,
+        outputs: Sequence[Buffer] = (),
+        cuts: Numbers = NONE,
+        counts: Numbers = NONE,
+    ) -> tuple[Numbers, int]:
+        """Run over ``size`` elements: the totals, and how many stored ones are not finite."""
+        run = tiles()
+        if run is None:
+            raise RuntimeError("tiles.c was not compiled")
+        totals = np.zeros(self.totals)
+        registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
+        memory = np.frombuffer(registers, dtype=np.uint8)
+        read, written = _arrays(inputs), _arrays(outputs)  # kept alive by their names
+        bad = run(
+            self.instructions.ctypes.data, len(self.instructions), size,
+            read.ctypes.data, written.ctypes.data, totals.ctypes.data,
+            cuts.ctypes.data, counts.ctypes.data, memory.ctypes.data,
+        )  # fmt: skip
+        return totals, bad
+
+
+def compiled(
+    stored: Sequence[Values] = (),
+    totals: Sequence[Total] = (),
+    counted: Iterable[tuple[Values, int]] = (),
+    *,
+    wide: bool = False,
+) -> Program:
+    """The program that stores values in outputs 0, 1, …, adds up totals and takes counts.
+
+    Args:
+        stored: one for each output.
+        totals: one for each total.
+        counted: scores and the number of the count that takes them.
+        wide: multiply in float64 what is added up.
+    """
+    dot = Operation.DOT_WIDE if wide else Operation.DOT
+    roots = [
+        *((Operation.STORE, (v,), 0, i) for i, v in enumerate(stored)),
+        *((dot if len(t.parts) > 1 else Operation.SUM, t.parts, i, 0)
+          for i, t in enumerate(totals)),
+        *((Operation.COUNT, (v,), 0, i) for v, i in counted),
+    ]  # fmt: skip
+    return _Compiler(roots).program(len(totals))
+
+
+Root = tuple[Operation, tuple[Values, ...], int, int]
+"""What is done with values in the end: (operation, values, the total, the output or count)."""
+
+
+class _Compiler:
+    """Gives every value a register from where it is made to where it is last used."""
+
+    def __init__(self, roots: Sequence[Root]) -> None:
+        self._roots = roots
+        self._uses: Counter[Values] = Counter()
+        self._registers: dict[Values, int] = {}
+        self._free: list[int] = []
+        self._count = 0
+        self._made: list[tuple[int, int, int, int, float, float]] = []
+        seen: set[Values] = set()
+        for _, parts, _, _ in roots:
+            self._uses.update(parts)
+            for part in parts:
+                self._count_uses(part, seen)
+
+    def program(self, totals: int) -> Program:
+        """The whole program."""
+        for operation, parts, to, number in self._roots:
+            places = [self._place(part) for part in parts]
+            second = places[1] if len(places) > 1 else number
+            self._made.append((operation, to, places[0], second, 0.0, 0.0))
+            for part in parts:
+                self._used(part)
+        inputs = frozenset(v.at for v in self._registers if v.operation is Operation.LOAD)
+        return Program(np.array(self._made, dtype=INSTRUCTION), self._count, totals, inputs)
+
+    def _count_uses(self, values: Values, seen: set[Values]) -> None:
+        if values in seen:
+            return
+        seen.add(values)
+        parts = _sources(values)[1]
+        self._uses.update(parts)
+        for part in parts:
+            self._count_uses(part, seen)
+
+    def _place(self, values: Values) -> int:
+        """The register of values, after the instructions that make them."""
+        if values in self._registers:
+            return self._registers[values]
+        operation, parts, x = _sources(values)
+        places = [self._place(part) for part in parts]
+        to = self._take()  # before those of the parts are free: tiles.c wants another one
+        a, b = (*places, values.at, values.at)[:2]
+        self._made.append((operation, to, a, b, x, values.y))
+        self._registers[values] = to
+        for part in parts:
+            self._used(part)
+        return to
+
+    def _take(self) -> int:
+        if self._free:
+            return heapq.heappop(self._free)
+        self._count += 1
+        return self._count - 1
+
+    def _used(self, values: Values) -> None:
+        self._uses[values] -= 1
+        if self._uses[values] == 0:
+            heapq.heappush(self._free, self._registers[values])
+
+
+def _sources(values: Values) -> tuple[Operation, tuple[Values, ...], float]:
+    """The instruction for values: a product with a number that is added is one with the sum."""
+    if values.operation is Operation.ADD:
+        first, second = values.parts
+        if second.operation is Operation.MUL_NUMBER:
+            return Operation.ADD_SCALED, (first, second.parts[0]), second.x
+        if first.operation is Operation.MUL_NUMBER:
+            return Operation.ADD_SCALED, (second, first.parts[0]), first.x
+    return values.operation, values.parts, values.x
+
+
+def _arrays(buffers: Sequence[Buffer]) -> Numbers:
+    return np.array([(at, KINDS[dtype]) for at, dtype in buffers], dtype=ARRAY)

@@ -1,0 +1,95 @@
+"""Runs ``Σ cᵢ xᵢ`` and ``base + Σ cᵢ (xᵢ − base)`` in tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mergeloom.engine.kernel import Kernel, Output
+from mergeloom.engine.native.blocks import read, rounded
+from mergeloom.engine.native.programs import Program, compiled
+from mergeloom.engine.native.values import Values, constant, loaded
+from mergeloom.engine.scratch import Scratch
+from mergeloom.methods import Note, WeightedSum
+from mergeloom.planning import Job
+
+Numbers = np.ndarray[Any, Any]
+
+
+class TiledSum(Kernel):
+    """One job whose output is a weighted sum of its inputs, each taken as one vector."""
+
+    def __init__(self, job: Job, formula: WeightedSum) -> None:
+        self.job = job
+        self._formula = formula
+        self._parts: dict[int, Numbers] = {}
+        self._program: Program | None = None
+        base = loaded(0)
+        self._base = base if formula.deltas else None
+        self._summands = [
+            loaded(i) - base if formula.deltas else loaded(i)
+            for i in range(int(formula.deltas), len(job.inputs))
+        ]
+        if isinstance(formula.coefficients, tuple):
+            self.phases = 0
+            self._set_coefficients(formula.coefficients)
+        else:
+            self.phases = 1
+            pairs = [x * y for i, x in enumerate(self._summands) for y in self._summands[: i + 1]]
+            # A 16-bit output cannot show the difference (a relative 1e-7 in a coefficient) between
+            # float32 products and float64 throughout; a 32-bit one can.
+            self._measure = compiled(totals=[p.sum() for p in pairs], wide=job.dtype == "F32")
+
+    def measure(
+        self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
+    ) -> Numbers:
+        """The lower triangle of the Gram matrix of elements [start, stop)."""
+        del phase, span
+        total = np.zeros(self._measure.totals)
+        for a in range(start, stop, step):
+            b = min(a + step, stop)
+            buffers = read(self.job, self._measure.inputs, a, b, scratch)
+            total += self._measure.run(b - a, buffers, scratch)[0]
+        return total
+
+    def absorb(self, phase: int, span: int, part: Numbers) -> None:
+        """Keep a range's Gram matrix until all are there, to add them in order."""
+        del phase
+        self._parts[span] = part
+
+    def settle(self, phase: int, note: Note) -> int:
+        """Coefficients from the Gram matrix of the whole tensor."""
+        formula = self._formula.coefficients
+        if not isinstance(formula, tuple):
+            count = len(self._summands)
+            total = np.zeros(self._measure.totals)
+            for span in sorted(self._parts):
+                total += self._parts[span]
+            gram = np.zeros((count, count))
+            rows, columns = np.tril_indices(count)
+            gram[rows, columns] = gram[columns, rows] = total
+            self._set_coefficients([float(c) for c in formula(gram, note)])
+        self._parts.clear()
+        return phase + 1
+
+    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
+        """Output elements [start, stop), rounded."""
+        del carried
+        if self._program is None:
+            raise RuntimeError(f"{self.job.name}: computed before it was measured")
+        buffers = read(self.job, self._program.inputs, start, stop, scratch)
+        return rounded(self.job, self._program, start, stop, buffers, scratch)
+
+    def _set_coefficients(self, coefficients: Any) -> None:
+        terms = [
+            x if c == 1.0 else c * x
+            for c, x in zip(coefficients, self._summands, strict=False)  # none: the base alone
+            if c != 0.0  # a model without weight is not even read
+        ]
+        total: Values | None = None
+        for term in terms:
+            total = term if total is None else total + term
+        if self._base is not None:
+            total = self._base if total is None else total + self._base
+        self._program = compiled(stored=[constant(0.0) if total is None else total])

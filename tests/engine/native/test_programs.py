@@ -1,0 +1,174 @@
+"""Formulas recorded and run in tiles give what numpy gives, to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mergeloom.engine.native.blocks import address
+from mergeloom.engine.native.library import COUNT, CUT, TILE, tiles
+from mergeloom.engine.native.programs import compiled
+from mergeloom.engine.native.values import Values, constant, kept, loaded
+from mergeloom.engine.scratch import Scratch
+
+SIZES = st.sampled_from([0, 1, 3, TILE - 1, TILE, TILE + 1, 3 * TILE + 17])
+ODD = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42, -1e-42, 3.4e38, 1.0, -2.5], np.float32)
+
+
+def test_the_library_is_there():
+    assert tiles() is not None, "run make native"
+
+
+def floats(seed: int, count: int, size: int) -> list[np.ndarray]:
+    """Float32 of all magnitudes, a few of them odd."""
+    random = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        row = (random.standard_normal(size) * 10.0 ** random.integers(-6, 6, size)).astype("f4")
+        odd = random.random(size) < 0.05
+        row[odd] = random.choice(ODD, int(odd.sum()))
+        made.append(row)
+    return made
+
+
+class Naive:
+    """The same operations on float32 arrays, each rounded on its own."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = np.asarray(values, np.float32)
+
+    def apply(self, name: str, other: Naive | float | None) -> Naive:
+        a = self.values
+        b = other.values if isinstance(other, Naive) else np.float32(0 if other is None else other)
+        with np.errstate(all="ignore"):
+            return Naive(
+                {
+                    "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b,
+                    "div": lambda: a / b, "radd": lambda: b + a, "rsub": lambda: b - a,
+                    "rmul": lambda: b * a, "rdiv": lambda: b / a, "neg": lambda: -a,
+                    "abs": lambda: np.abs(a), "square": lambda: a * a,
+                    "sign": lambda: np.where(np.isnan(a), 0, np.sign(a)),
+                    "clamp": lambda: np.where(a < b, b, a),
+                }[name]()
+            )  # fmt: skip
+
+
+def recorded(values: Values, name: str, other: Values | float | None) -> Values:
+    return {
+        "add": lambda: values + other, "sub": lambda: values - other,
+        "mul": lambda: values * other, "div": lambda: values / other,
+        "radd": lambda: other + values, "rsub": lambda: other - values,
+        "rmul": lambda: other * values, "rdiv": lambda: other / values,
+        "neg": lambda: -values, "abs": values.abs, "square": values.square,
+        "sign": values.sign, "clamp": lambda: values.clamp(min=other),
+    }[name]()  # fmt: skip
+
+
+TWO = ["add", "sub", "mul", "div"]
+NUMBER = [*TWO, "radd", "rsub", "rmul", "rdiv", "clamp"]
+ONE = ["neg", "abs", "square", "sign"]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(TWO), st.integers(0, 99), st.integers(0, 99)),
+        st.tuples(st.sampled_from(NUMBER), st.integers(0, 99), st.floats(-4, 4, width=32)),
+        st.tuples(st.sampled_from(ONE), st.integers(0, 99), st.none()),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 1000), size=SIZES, steps=STEPS)
+def test_any_formula_gives_what_numpy_gives(seed, size, steps):
+    rows = floats(seed, 3, size)
+    naive, made = [Naive(row) for row in rows], [loaded(i) for i in range(3)]
+    for name, first, second in steps:
+        a, b = first % len(made), second % len(made) if isinstance(second, int) else second
+        other = isinstance(second, int)
+        made.append(recorded(made[a], name, made[b] if other else b))
+        naive.append(naive[a].apply(name, naive[b] if other else b))
+    out = np.full(size, 7, np.float32)
+    program = compiled(stored=[made[-1]])
+    inputs = [(address(row), "F32") for row in rows]
+    _, bad = program.run(size, inputs, Scratch(), outputs=[(address(out), "F32")])
+    wanted = naive[-1].values
+    assert bad == np.count_nonzero(~np.isfinite(wanted))
+    assert np.array_equal(np.isnan(out), np.isnan(wanted))
+    some = ~np.isnan(wanted)
+    assert np.array_equal(out[some].view("u4"), wanted[some].view("u4"))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_every_number_of_a_format_is_loaded_and_stored(dtype):
+    torch = pytest.importorskip("torch")
+    kind = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[dtype]
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).float()
+    near = (1, 1 + 2**-8, 1 + 2**-9, 1 + 2**-8 + 2**-20)  # ties of both formats, and beside them
+    more = torch.cat([every * factor for factor in near])
+    for source in (more, more.to(kind)):
+        wanted, raw = source.to(kind), source.contiguous()
+        name = {v: k for k, v in {"F32": torch.float32, "BF16": torch.bfloat16,
+                                  "F16": torch.float16}.items()}[raw.dtype]  # fmt: skip
+        out = torch.empty_like(wanted)
+        _, bad = compiled(stored=[loaded(0)]).run(
+            len(raw), [(raw.data_ptr(), name)], Scratch(), outputs=[(out.data_ptr(), dtype)]
+        )
+        torch.testing.assert_close(out, wanted, rtol=0, atol=0, equal_nan=True)
+        assert bad == int((~wanted.isfinite()).sum())
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), size=SIZES, wide=st.booleans())
+def test_totals_are_those_of_float64(seed, size, wide):
+    random = np.random.default_rng(seed)
+    a, b = random.standard_normal((2, size)).astype("f4")
+    x, y = loaded(0), loaded(1)
+    program = compiled(totals=[x.sum(), (x * y).sum(), (1.0 - x).sum()], wide=wide)
+    totals, _ = program.run(size, [(address(a), "F32"), (address(b), "F32")], Scratch())
+    a, b = a.astype("f8"), b.astype("f8")
+    sizes = np.array([np.abs(a).sum(), np.abs(a * b).sum(), np.abs(1 - a).sum()])
+    wanted = np.array([a.sum(), (a * b).sum(), (1 - a).sum()])
+    slack = np.array([1e-14, 1e-14 if wide else 2e-7, 1e-7]) * sizes + 1e-30
+    assert (np.abs(totals - wanted) <= slack).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1000), size=SIZES, budget=st.integers(0, 9), data=st.data())
+def test_counts_and_cuts(seed, size, budget, data):
+    random = np.random.default_rng(seed)
+    values = random.integers(-9, 9, size).astype("f4") / 8
+    low, high = sorted(data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9))))
+    common = data.draw(st.integers(low, high))
+    bits = {k: np.float32(v / 8).view("u4") for k, v in
+            {"low": low, "high": high, "common": common}.items()}  # fmt: skip
+    inside = np.empty(size + 1, np.uint32)
+    count = np.zeros(1, COUNT)
+    for name, value in {**bits, "inside": address(inside)}.items():
+        count[0][name] = value
+    cut = np.array([(low / 8, low / 8, budget)], CUT)
+    out = np.empty(size, np.float32)
+    x = loaded(0)
+    program = compiled(stored=[kept(x, 0)], counted=[(x.abs(), 0)])
+    program.run(size, [(address(values), "F32")], Scratch(),
+                outputs=[(address(out), "F32")], cuts=cut, counts=count)  # fmt: skip
+    scores = np.abs(values)
+    between = scores[(scores >= low / 8) & (scores <= high / 8) & (scores != common / 8)]
+    found = inside[: count[0]["found"]].view("f4")
+    assert np.array_equal(found, between)
+    assert count[0]["above"] == np.count_nonzero(scores > high / 8)
+    assert count[0]["equal"] == np.count_nonzero(scores == common / 8)
+    assert count[0]["nonzero"] == np.count_nonzero(scores)
+    equal = np.flatnonzero(scores == low / 8)[:budget]
+    wanted = np.where(scores > low / 8, values, 0)
+    wanted[equal] = values[equal]
+    assert np.array_equal(out, wanted)
+    assert cut[0]["budget"] == budget - len(equal)
+
+
+def test_a_number_is_the_same_everywhere():
+    out = np.empty(TILE + 3, np.float32)
+    compiled(stored=[constant(0.1)]).run(len(out), [], Scratch(), outputs=[(address(out), "F32")])
+    assert (out == np.float32(0.1)).all()
