@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from mergeloom.checkpoint.open_files import open_file, read_into, will_need
 from mergeloom.errors import CheckpointError
@@ -45,23 +46,16 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
-@runtime_checkable
-class ByteReader(Protocol):
-    """A view that gives its elements as they are stored, without torch wherever it can."""
-
-    def read_bytes(self, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
-        """See the function of this name."""
-        ...
-
-
 def read_bytes(view: View, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
     """The bytes of elements [start, stop), little-endian, in the view's own dtype.
 
     They may live in ``scratch`` under ``key``, as what ``view.read`` gives. Stored elements are
-    read without importing torch; those that are computed while reading come through it.
+    read without importing torch, by views that have a method of this name; those that are computed
+    while reading come through it.
     """
-    if isinstance(view, ByteReader):
-        return view.read_bytes(start, stop, scratch, key)
+    read: Callable[..., memoryview] | None = getattr(view, "read_bytes", None)
+    if read:
+        return read(start, stop, scratch, key)
     return as_bytes(view.read(start, stop, scratch, key))
 
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergeloom.engine.native.blocks import address
 from mergeloom.engine.native.library import COUNT, CUT, TILE, tiles
-from mergeloom.engine.native.programs import compiled
+from mergeloom.engine.native.programs import compiled, place
 from mergeloom.engine.native.values import Values, constant, kept, loaded
 from mergeloom.engine.scratch import Scratch
 
@@ -92,8 +91,8 @@ def test_any_formula_gives_what_numpy_gives(seed, size, steps):
         naive.append(naive[a].apply(name, naive[b] if other else b))
     out = np.full(size, 7, np.float32)
     program = compiled(stored=[made[-1]])
-    inputs = [(address(row), "F32") for row in rows]
-    _, bad = program.run(size, inputs, Scratch(), outputs=[(address(out), "F32")])
+    inputs = [(place(row), "F32") for row in rows]
+    _, bad = program.run(size, inputs, Scratch(), outputs=[(place(out), "F32")])
     wanted = naive[-1].values
     assert bad == np.count_nonzero(~np.isfinite(wanted))
     assert np.array_equal(np.isnan(out), np.isnan(wanted))
@@ -127,7 +126,7 @@ def test_totals_are_those_of_float64(seed, size, wide):
     a, b = random.standard_normal((2, size)).astype("f4")
     x, y = loaded(0), loaded(1)
     program = compiled(totals=[x.sum(), (x * y).sum(), (1.0 - x).sum()], wide=wide)
-    totals, _ = program.run(size, [(address(a), "F32"), (address(b), "F32")], Scratch())
+    totals, _ = program.run(size, [(place(a), "F32"), (place(b), "F32")], Scratch())
     a, b = a.astype("f8"), b.astype("f8")
     sizes = np.array([np.abs(a).sum(), np.abs(a * b).sum(), np.abs(1 - a).sum()])
     wanted = np.array([a.sum(), (a * b).sum(), (1 - a).sum()])
@@ -146,14 +145,14 @@ def test_counts_and_cuts(seed, size, budget, data):
             {"low": low, "high": high, "common": common}.items()}  # fmt: skip
     inside = np.empty(size + 1, np.uint32)
     count = np.zeros(1, COUNT)
-    for name, value in {**bits, "inside": address(inside)}.items():
+    for name, value in {**bits, "inside": place(inside)}.items():
         count[0][name] = value
     cut = np.array([(low / 8, low / 8, budget)], CUT)
     out = np.empty(size, np.float32)
     x = loaded(0)
     program = compiled(stored=[kept(x, 0)], counted=[(x.abs(), 0)])
-    program.run(size, [(address(values), "F32")], Scratch(),
-                outputs=[(address(out), "F32")], cuts=cut, counts=count)  # fmt: skip
+    program.run(size, [(place(values), "F32")], Scratch(),
+                outputs=[(place(out), "F32")], cuts=cut, counts=count)  # fmt: skip
     scores = np.abs(values)
     between = scores[(scores >= low / 8) & (scores <= high / 8) & (scores != common / 8)]
     found = inside[: count[0]["found"]].view("f4")
@@ -170,5 +169,5 @@ def test_counts_and_cuts(seed, size, budget, data):
 
 def test_a_number_is_the_same_everywhere():
     out = np.empty(TILE + 3, np.float32)
-    compiled(stored=[constant(0.1)]).run(len(out), [], Scratch(), outputs=[(address(out), "F32")])
+    compiled(stored=[constant(0.1)]).run(len(out), [], Scratch(), outputs=[(place(out), "F32")])
     assert (out == np.float32(0.1)).all()

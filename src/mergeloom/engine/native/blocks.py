@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
-
-import numpy as np
 
 from mergeloom.checkpoint.views import read_bytes
 from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.library import KINDS, tiles
-from mergeloom.engine.native.programs import NONE, Buffer, Numbers, Program, compiled
+from mergeloom.engine.native.programs import NONE, Buffer, Numbers, Program, address, compiled
 from mergeloom.engine.native.values import loaded
 from mergeloom.engine.scratch import Scratch
 from mergeloom.planning import Job
@@ -64,8 +61,3 @@ def rounded(
             place = (at + (a - start) * size, job.dtype)
             bad += ROUNDING.run(b - a, own, scratch, outputs=[place])[1]
     return Output(data, bad)
-
-
-def address(data: Any) -> int:
-    """Where a buffer begins in memory."""
-    return int(np.frombuffer(data, dtype=np.uint8).__array_interface__["data"][0])

@@ -10,9 +10,9 @@ import numpy as np
 
 from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Output
-from mergeloom.engine.native.blocks import address, read, rounded
+from mergeloom.engine.native.blocks import read, rounded
 from mergeloom.engine.native.library import COUNT, CUT
-from mergeloom.engine.native.programs import Buffer, Numbers, Program, compiled
+from mergeloom.engine.native.programs import Buffer, Numbers, Program, compiled, place
 from mergeloom.engine.native.values import Values, kept, loaded
 from mergeloom.engine.order import ALL, Choice, Tallies, below
 from mergeloom.engine.scratch import Scratch
@@ -96,7 +96,7 @@ class RecordedBlock:
 
         def sizes(count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
             found = scratch.array("sizes", count, np.float32)
-            program.run(count, inputs, scratch, outputs=[(address(found), "F32")])
+            program.run(count, inputs, scratch, outputs=[(place(found), "F32")])
             return found
 
         return sizes
@@ -156,7 +156,7 @@ class TiledEvaluation:
         """The bits of the scores of elements [start, stop), one array a row."""
         recorded = self._recording(("scores", measure), lambda: self._record_scores(measure))
         rows = [np.empty(stop - start, np.float32) for _ in range(recorded.shape[0])]
-        outputs = [(address(row), "F32") for row in rows]
+        outputs = [(place(row), "F32") for row in rows]
         self._run(recorded, start, stop, scratch, carried, outputs=outputs)
         return [row.view(np.uint32) for row in rows]
 
@@ -182,7 +182,7 @@ class TiledEvaluation:
         for i, tally in enumerate(tallies.values()):
             choice = tally.choice
             counts[i]["low"], counts[i]["high"] = choice.low, choice.high
-            counts[i]["common"], counts[i]["inside"] = choice.common, address(rows[i])
+            counts[i]["common"], counts[i]["inside"] = choice.common, place(rows[i])
         self._run(recorded, start, stop, scratch, carried, counts=counts)
         for i, tally in enumerate(tallies.values()):
             took = counts[i]
@@ -216,7 +216,7 @@ class TiledEvaluation:
         buffers = read(self._job, recorded.inputs, start, stop, scratch)
         made = [make(start, stop - start, buffers, scratch) for _, make in recorded.extras]
         kinds = [kind for kind, _ in recorded.extras]
-        return buffers + [(address(m), k) for m, k in zip(made, kinds, strict=True)], made
+        return buffers + [(place(m), k) for m, k in zip(made, kinds, strict=True)], made
 
     def _cuts(self, recorded: Recorded, carried: Carried) -> Numbers:
         if carried.cuts is None:

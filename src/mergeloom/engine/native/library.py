@@ -48,7 +48,6 @@ KINDS = {"F32": 0, "BF16": 1, "F16": 2, "BOOL": 3}
 INSTRUCTION = np.dtype(
     [("operation", "i4"), ("to", "i4"), ("a", "i4"), ("b", "i4"), ("x", "f4"), ("y", "f4")]
 )
-ARRAY = np.dtype([("data", "u8"), ("kind", "i8")])
 CUT = np.dtype([("limit", "f4"), ("equal", "f4"), ("budget", "i8")])
 COUNT = np.dtype(
     [("low", "u4"), ("high", "u4"), ("common", "u4"), ("unused", "u4"), ("above", "i8"),

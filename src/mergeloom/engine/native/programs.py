@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mergeloom.engine.native.library import ARRAY, INSTRUCTION, KINDS, TILE, Operation, tiles
+from mergeloom.engine.native.library import INSTRUCTION, KINDS, TILE, Operation, tiles
 from mergeloom.engine.native.values import Total, Values
 from mergeloom.engine.scratch import Scratch
 
@@ -18,7 +20,7 @@ Numbers = np.ndarray[Any, Any]
 Buffer = tuple[int, str]
 """Where numbers are in memory, and their safetensors dtype."""
 
-NONE: Numbers = np.empty(0, dtype=ARRAY)
+NONE: Numbers = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Program:
     registers: int
     totals: int
     inputs: frozenset[int]
+
+    @functools.cached_property
+    def at(self) -> int:
+        """Where the instructions are in memory."""
+        at: int = self.instructions.ctypes.data
+        return at
 
     def run(
         self,
@@ -46,12 +54,10 @@ class Program:
             raise RuntimeError("tiles.c was not compiled")
         totals = np.zeros(self.totals)
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
-        memory = np.frombuffer(registers, dtype=np.uint8)
         read, written = _arrays(inputs), _arrays(outputs)  # kept alive by their names
         bad = run(
-            self.instructions.ctypes.data, len(self.instructions), size,
-            read.ctypes.data, written.ctypes.data, totals.ctypes.data,
-            cuts.ctypes.data, counts.ctypes.data, memory.ctypes.data,
+            self.at, len(self.instructions), size, place(read), place(written), place(totals),
+            cuts.ctypes.data, counts.ctypes.data, address(registers),
         )  # fmt: skip
         return totals, bad
 
@@ -158,5 +164,17 @@ def _sources(values: Values) -> tuple[Operation, tuple[Values, ...], float]:
     return values.operation, values.parts, values.x
 
 
+def address(data: Any) -> int:
+    """Where a writable buffer begins in memory."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(data)) if len(data) else 0
+
+
+def place(array: Numbers) -> int:
+    """Where an array begins in memory, of numbers that are no structs."""
+    at: int = array.__array_interface__["data"][0]  # four times faster than array.ctypes.data
+    return at
+
+
 def _arrays(buffers: Sequence[Buffer]) -> Numbers:
-    return np.array([(at, KINDS[dtype]) for at, dtype in buffers], dtype=ARRAY)
+    """What tiles.c calls arrays: pairs of an address and a kind."""
+    return np.array([(at, KINDS[dtype]) for at, dtype in buffers], dtype=np.int64)

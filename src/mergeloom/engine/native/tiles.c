@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { TILE = 512, LANES = 64, WIDE_LANES = 16, GROUP = 32 };
+enum { TILE = 512, LANES = 64, WIDE_LANES = 16 };
 
 enum type { F32, BF16, F16, BOOL };
 
@@ -42,6 +42,8 @@ enum operation {
     DOT_WIDE, /* the same in float64 */
     COUNT,    /* count b takes the scores a, which are not negative */
 };
+
+typedef uint32_t __attribute__((may_alias)) word; /* the bits of a float */
 
 typedef struct {
     int32_t operation, to, a, b;
@@ -71,44 +73,47 @@ static void load(float *restrict to, const array *from, int64_t start, int n) {
     if (from->type == F32) {
         memcpy(to, (const float *)from->data + start, (size_t)n * sizeof(float));
     } else if (from->type == BF16) {
-        const uint16_t *half = (const uint16_t *)from->data + start;
-        uint32_t bits[TILE];
+        const uint16_t *restrict half = (const uint16_t *)from->data + start;
+        word *restrict bits = (word *)to;
         for (int i = 0; i < n; i++) bits[i] = (uint32_t)half[i] << 16;
-        memcpy(to, bits, (size_t)n * sizeof(float));
     } else if (from->type == F16) {
-        const _Float16 *half = (const _Float16 *)from->data + start;
+        const _Float16 *restrict half = (const _Float16 *)from->data + start;
         for (int i = 0; i < n; i++) to[i] = (float)half[i];
     } else {
-        const uint8_t *flag = (const uint8_t *)from->data + start;
+        const uint8_t *restrict flag = (const uint8_t *)from->data + start;
         for (int i = 0; i < n; i++) to[i] = (float)flag[i];
     }
     for (int i = n; i < TILE; i++) to[i] = 0;
 }
 
-/* Rounds to the nearest, ties to even; how many are NaN or infinite then. */
+/* Rounds to the nearest, ties to even, every NaN to the same; how many are NaN or infinite then. */
 static int64_t store(const array *to, int64_t start, const float *restrict from, int n) {
-    uint32_t bits[TILE];
+    const word *restrict bits = (const word *)from;
     int32_t bad = 0;
-    memcpy(bits, from, sizeof bits);
     if (to->type == F32) {
-        memcpy((float *)to->data + start, from, (size_t)n * sizeof(float));
-        for (int i = 0; i < n; i++) bad += (bits[i] & 0x7f800000) == 0x7f800000;
+        word *restrict full = (word *)to->data + start;
+        for (int i = 0; i < n; i++) {
+            full[i] = (bits[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits[i];
+            bad += (bits[i] & 0x7f800000) == 0x7f800000;
+        }
     } else if (to->type == BF16) {
-        uint16_t *half = (uint16_t *)to->data + start;
+        uint16_t *restrict half = (uint16_t *)to->data + start;
         for (int i = 0; i < n; i++) {
             uint32_t rounded = (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16;
-            uint32_t nan = (bits[i] & 0x7fffffff) > 0x7f800000;
-            uint32_t result = nan ? 0x7fc0 : rounded;
+            uint32_t result = (bits[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
             bad += (result & 0x7f80) == 0x7f80;
             half[i] = (uint16_t)result;
         }
     } else {
-        uint16_t half[TILE];
-        _Float16 rounded[TILE];
-        for (int i = 0; i < n; i++) rounded[i] = (_Float16)from[i];
-        memcpy(half, rounded, sizeof half);
-        for (int i = 0; i < n; i++) bad += (half[i] & 0x7c00) == 0x7c00;
-        memcpy((uint16_t *)to->data + start, half, (size_t)n * sizeof(uint16_t));
+        uint16_t *restrict half = (uint16_t *)to->data + start;
+        for (int i = 0; i < n; i++) {
+            _Float16 rounded = (_Float16)from[i];
+            uint16_t result;
+            memcpy(&result, &rounded, sizeof result);
+            result = (result & 0x7fff) > 0x7c00 ? 0x7e00 : result;
+            bad += (result & 0x7c00) == 0x7c00;
+            half[i] = result;
+        }
     }
     return bad;
 }
@@ -162,31 +167,28 @@ static void keep(float *restrict to, const float *restrict a, cut *by, int n) {
     }
 }
 
-static void tally(const float *a, count *of, int n) {
-    uint32_t bits[TILE], low = of->low, high = of->high, common = of->common, width = high - low;
-    int32_t above = 0, equal = 0, nonzero = 0, within = 0;
-    memcpy(bits, a, sizeof bits);
+static void tally(const float *restrict a, count *of, int n) {
+    const word *restrict bits = (const word *)a;
+    const uint32_t low = of->low, high = of->high, common = of->common, width = high - low;
+    uint8_t listed[TILE] = {0};
+    int32_t above = 0, equal = 0, nonzero = 0;
     for (int i = 0; i < n; i++) {
         above += bits[i] > high;
         equal += bits[i] == common;
         nonzero += bits[i] != 0;
-        within += bits[i] - low <= width;
     }
     of->above += above;
     of->equal += equal;
     of->nonzero += nonzero;
-    if (within <= equal) return; /* common lies inside the bracket */
-    int64_t found = of->found;
-    for (int start = 0; start < n; start += GROUP) {
-        int end = start + GROUP < n ? start + GROUP : n;
-        int32_t some = 0;
-        for (int i = start; i < end; i++) some += bits[i] - low <= width;
-        for (int i = start; some && i < end; i++) {
-            of->inside[found] = bits[i];
-            found += (bits[i] - low <= width) & (bits[i] != common);
-        }
+    if (low == high) return;
+    for (int i = 0; i < n; i++) listed[i] = (bits[i] - low <= width) & (bits[i] != common);
+    uint32_t *restrict inside = of->inside + of->found;
+    for (int start = 0; start < n; start += 8) {
+        uint64_t eight;
+        memcpy(&eight, listed + start, sizeof eight);
+        for (; eight; eight &= eight - 1) *inside++ = bits[start + __builtin_ctzll(eight) / 8];
     }
-    of->found = found;
+    of->found = inside - of->inside;
 }
 
 #define EACH(expression) \
