@@ -159,3 +159,44 @@ def test_a_method_of_ones_own_may_use_all_of_torch(register, dtype):
     np.testing.assert_allclose(exact(got), wanted, rtol=1e-12)
     short = one_tensor("own", [one, two], [{}, {}], base=base, out=dtype)
     np.testing.assert_allclose(exact(short), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_random_choices_of_different_probability_are_different_choices(register):
+    """Also in a later pass, which remembers them."""
+
+    def of(block: Any) -> list[Any]:
+        return [values.sum() for values in chosen(block)]
+
+    def chosen(block: Any) -> list[Any]:
+        return [block.keep_by_chance(0, p, block.base * 0.0 + 1.0) for p in (0.2, 0.8)]
+
+    def apply(block: Any) -> Any:
+        rare, often = chosen(block)
+        return rare + often * 2.0
+
+    @register(name="own", title="Own", summary="Own.", use="Here.", base="required")
+    def own(arguments: Arguments) -> Elementwise:
+        return Elementwise(apply, (Totals(of),))
+
+    base, one = torch.zeros(40, 50), torch.ones(40, 50)
+    got = one_tensor("own", [one], [{}], base=base, out=torch.float32)
+    rare, often = (got % 2 == 1).float().mean(), (got >= 2).float().mean()
+    assert abs(rare - 0.2) < 0.05
+    assert abs(often - 0.8) < 0.05
+
+
+def test_a_mask_by_equality_is_a_mask(register):
+    """Symbols cannot compare; what they would say must not be taken for an answer."""
+
+    def apply(block: Any) -> Any:
+        delta = block.deltas[0]
+        delta += 1.0 - (block.base == 2.0) * 1.0
+        return block.deltas[0] + block.base
+
+    @register(name="own", title="Own", summary="Own.", use="Here.", base="required")
+    def own(arguments: Arguments) -> Elementwise:
+        return Elementwise(apply)
+
+    base = torch.tensor([1.0, 2.0, 3.0])
+    got = one_tensor("own", [base], [{}], base=base, out=torch.float32)
+    assert got.tolist() == [2.0, 2.0, 4.0]

@@ -18,6 +18,9 @@ from mergeloom.types import numel
 
 Numbers = np.ndarray[Any, Any]
 
+Chosen = tuple[int, int, int, float] | tuple[int, int, int, float, float]
+"""Model, first element, how many, and the probability, or the lowest and the highest one."""
+
 
 @dataclass
 class TotalsFound:
@@ -48,8 +51,8 @@ class Facts:
             Stream(seed, job.name, f"{entry.model}:{entry.tensor}") for entry in job.inputs[1:]
         ]
         self._remembers = bool(self.found) and self.size * len(job.inputs) <= REMEMBERED * 8
-        self._chosen: dict[tuple[int, int], np.ndarray[Any, np.dtype[np.uint8]]] = {}
-        """By model and block what was chosen at random: bits that a later pass need not draw."""
+        self._chosen: dict[Chosen, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        """What was chosen at random: bits that a later pass need not draw."""
 
     def known(self, measure: int) -> Numbers:
         """The totals of a measure, float64."""
@@ -69,7 +72,8 @@ class Facts:
         """True with ``probability`` for elements from ``start`` on."""
         stream = self._streams[model]
         return self._choose(
-            model, start, count, lambda: stream.chosen(start, count, BLOCK, probability)
+            (model, start, count, probability),
+            lambda: stream.chosen(start, count, BLOCK, probability),
         )
 
     def by_rank(
@@ -87,17 +91,16 @@ class Facts:
             words = self._streams[model].words(start, count, BLOCK)
             return chosen_by_rank(bits(), self._shape, words, lowest, highest)
 
-        return self._choose(model, start, count, choose)
+        return self._choose((model, start, count, lowest, highest), choose)
 
     def mean_rank(self, sizes: Numbers) -> Numbers:
         """Each element's share of the largest rank of its row."""
         return mean_rank(sizes, self._shape)
 
-    def _choose(self, model: int, start: int, count: int, choose: Callable[[], Bools]) -> Bools:
+    def _choose(self, key: Chosen, choose: Callable[[], Bools]) -> Bools:
         """Choose, or remember what an earlier pass has chosen."""
-        key = (model, start)
         if key in self._chosen:
-            return np.unpackbits(self._chosen.pop(key), count=count).view(np.bool_)
+            return np.unpackbits(self._chosen.pop(key), count=key[2]).view(np.bool_)
         chosen = choose()
         if self._remembers:
             self._chosen[key] = np.packbits(chosen)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -143,7 +146,7 @@ def test_counts_and_cuts(seed, size, budget, data):
     common = data.draw(st.integers(low, high))
     bits = {k: np.float32(v / 8).view("u4") for k, v in
             {"low": low, "high": high, "common": common}.items()}  # fmt: skip
-    inside = np.empty(size + 1, np.uint32)
+    inside = np.empty(size, np.uint32)
     count = np.zeros(1, COUNT)
     for name, value in {**bits, "inside": place(inside)}.items():
         count[0][name] = value
@@ -171,3 +174,25 @@ def test_a_number_is_the_same_everywhere():
     out = np.empty(TILE + 3, np.float32)
     compiled(stored=[constant(0.1)]).run(len(out), [], Scratch(), outputs=[(place(out), "F32")])
     assert (out == np.float32(0.1)).all()
+
+
+def test_a_formula_over_very_many_models():
+    """Its chain of additions is longer than Python's stack is deep."""
+    rows = np.random.default_rng(1).integers(-9, 9, (60, 5)).astype("f4")
+    inputs = [loaded(i) for i in range(len(rows))]
+    pairs = [(one - other).square() for i, one in enumerate(inputs) for other in inputs[:i]]
+    program = compiled(stored=[functools.reduce(operator.add, pairs)])
+    out = np.empty(rows.shape[1], np.float32)
+    program.run(len(out), [(place(row), "F32") for row in rows], Scratch(),
+                outputs=[(place(out), "F32")])  # fmt: skip
+    assert np.array_equal(out, len(rows) * (rows**2).sum(0) - rows.sum(0) ** 2)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda x: x == 0, lambda x: x != 0, lambda x: x > 0, lambda x: 1.0 if x else 2.0,
+     lambda x: operator.iadd(x, 1.0), lambda x: operator.imul(x, x)],
+)  # fmt: skip
+def test_what_symbols_cannot_tell_is_left_to_torch(use):
+    with pytest.raises(TypeError):
+        use(loaded(0))

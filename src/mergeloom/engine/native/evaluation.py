@@ -13,7 +13,7 @@ from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.blocks import read, rounded
 from mergeloom.engine.native.library import COUNT, CUT
 from mergeloom.engine.native.programs import Buffer, Numbers, Program, compiled, place
-from mergeloom.engine.native.values import Values, kept, loaded
+from mergeloom.engine.native.values import Total, Values, kept, loaded
 from mergeloom.engine.order import ALL, Choice, Tallies, below
 from mergeloom.engine.scratch import Scratch
 from mergeloom.methods import Elementwise, Largest, Totals
@@ -175,10 +175,8 @@ class TiledEvaluation:
             ("count", measure, keys), lambda: self._record_count(measure, keys)
         )
         counts = np.zeros(len(keys), dtype=COUNT)
-        inside = scratch.array("inside", len(keys) * (stop - start + 1), np.uint32)
-        rows = inside.reshape(
-            len(keys), stop - start + 1
-        )  # one element more: tiles.c writes before it decides
+        inside = scratch.array("inside", len(keys) * (stop - start), np.uint32)
+        rows = inside.reshape(len(keys), stop - start)
         for i, tally in enumerate(tallies.values()):
             choice = tally.choice
             counts[i]["low"], counts[i]["high"] = choice.low, choice.high
@@ -259,7 +257,10 @@ def _totals(measure: Measure, block: Any) -> Numbers:
     """The symbolic sums of a measure, an array of the shape of its lists."""
     if not isinstance(measure, Totals):
         raise TypeError("the measure has no totals")
-    return np.array(measure.of(block), dtype=object)
+    sums = np.array(measure.of(block), dtype=object)
+    if not all(isinstance(total, Total) for total in sums.flat):
+        raise TypeError("the measure gives something else than sums")
+    return sums
 
 
 def _scores(measure: Measure, block: Any) -> list[Values]:

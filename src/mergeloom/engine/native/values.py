@@ -58,6 +58,14 @@ class Values:
     def __bool__(self) -> bool:
         raise TypeError("values that are not computed yet are neither true nor false")
 
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("values that are not computed yet cannot be compared")
+
+    __hash__ = object.__hash__
+
+    # In torch these change what other names may stand for, so they are torch's to do.
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = None
+
     def abs(self) -> Values:
         """Sizes."""
         return Values(Operation.ABS, (self,))
