@@ -9,6 +9,7 @@ from mergeloom.engine.kernel import Kernel
 from mergeloom.engine.native.blocks import can_run
 from mergeloom.engine.native.evaluation import TiledEvaluation, recordable
 from mergeloom.engine.native.sums import TiledSum
+from mergeloom.engine.scratch import Spare
 from mergeloom.methods import Formula, WeightedSum
 from mergeloom.planning import Job
 
@@ -16,25 +17,27 @@ UNCHANGED = WeightedSum((1.0,))
 """The sum that is a copy."""
 
 
-def make_kernel(job: Job, formula: Formula | None, device: str, seed: int) -> Kernel:
+def make_kernel(job: Job, formula: Formula | None, device: str, seed: int, spare: Spare) -> Kernel:
     """The kernel for a formula, or for a copy: in tiles wherever they can, else in torch.
 
-    torch is imported where it is needed and nowhere else.
+    torch is imported where it is needed and nowhere else. ``spare`` is memory for inputs that
+    stay from one pass to the next.
     """
     in_tiles = device == "cpu" and can_run(job)
     if formula is None or formula == UNCHANGED:
         if in_tiles and job.inputs[0].view.dtype != job.dtype:
-            return TiledSum(job, UNCHANGED)
+            return TiledSum(job, UNCHANGED, spare)
         return CopyKernel(job)
     if isinstance(formula, WeightedSum):
         if in_tiles and (formula.vectors == "tensor" or len(job.shape) < 2):
-            return TiledSum(job, formula)
+            return TiledSum(job, formula, spare)
         from mergeloom.engine.weighted_sum import SumKernel
 
         return SumKernel(job, formula, device)
     facts = Facts(job, formula, seed)
     if in_tiles and recordable(job, formula):
-        return ElementwiseKernel(job, formula, facts, TiledEvaluation(job, formula, facts))
+        evaluation = TiledEvaluation(job, formula, facts, spare)
+        return ElementwiseKernel(job, formula, facts, evaluation)
     from mergeloom.engine.torch_evaluation import TorchEvaluation
 
     return ElementwiseKernel(job, formula, facts, TorchEvaluation(job, formula, facts, device))

@@ -9,7 +9,7 @@ from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.library import KINDS, tiles
 from mergeloom.engine.native.programs import NONE, Buffer, Numbers, Program, address, compiled
 from mergeloom.engine.native.values import loaded
-from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.planning import Job
 from mergeloom.types import DTYPES
 
@@ -24,17 +24,61 @@ def can_run(job: Job) -> bool:
     return kinds <= STORED and tiles() is not None
 
 
-def read(
-    job: Job, numbers: Collection[int], start: int, stop: int, scratch: Scratch
-) -> list[Buffer]:
-    """Elements [start, stop) of every input in ``numbers``, and nothing in place of the others."""
-    found: list[Buffer] = []
-    for number, entry in enumerate(job.inputs):
-        at = 0
-        if number in numbers:
-            at = address(read_bytes(entry.view, start, stop, scratch, ("input", number)))
-        found.append((at, entry.view.dtype))
-    return found
+class Blocks:
+    """The blocks of a job's inputs.
+
+    Those that another pass will ask for stay in memory, if there is enough for all of them:
+    copying them once more out of the system's cache costs as much as the arithmetic.
+    """
+
+    def __init__(self, job: Job, spare: Spare) -> None:
+        self._job = job
+        self._spare = spare
+        self._keeps = job.nbytes_in <= spare.each
+        self._kept: dict[tuple[int, int, int], tuple[Scratch, memoryview]] = {}
+
+    def read(
+        self,
+        numbers: Collection[int],
+        start: int,
+        stop: int,
+        scratch: Scratch,
+        *,
+        again: bool = False,
+    ) -> list[Buffer]:
+        """Elements [start, stop) of the inputs ``numbers``, and nothing in place of the others.
+
+        They are there until the next call with the same ``scratch``. ``again`` says that another
+        pass will ask for the same block.
+        """
+        keeps = again and self._keeps
+        found: list[Buffer] = []
+        for number, entry in enumerate(self._job.inputs):
+            at = 0
+            if number in numbers:
+                at = address(self._block(number, start, stop, None if keeps else scratch))
+            found.append((at, entry.view.dtype))
+        return found
+
+    def forget(self, start: int, stop: int) -> None:
+        """No pass will ask for this block again."""
+        for number in range(len(self._job.inputs)):
+            kept = self._kept.pop((number, start, stop), None)
+            if kept:
+                self._spare.give_back(kept[0])
+
+    def _block(self, number: int, start: int, stop: int, scratch: Scratch | None) -> memoryview:
+        """One block: a kept one, one to be kept, or read into ``scratch``."""
+        key = (number, start, stop)
+        if key in self._kept:
+            return self._kept[key][1]
+        view = self._job.inputs[number].view
+        if scratch:
+            return read_bytes(view, start, stop, scratch, ("input", number))
+        memory = self._spare.take()
+        block = read_bytes(view, start, stop, memory, "kept")
+        self._kept[key] = memory, block
+        return block
 
 
 def rounded(
@@ -57,7 +101,7 @@ def rounded(
     for first, end in job.exact:
         a, b = max(start, first), min(stop, end)
         if a < b:
-            own = read(job, (0,), a, b, scratch)
+            own = Blocks(job, Spare(0)).read((0,), a, b, scratch)
             place = (at + (a - start) * size, job.dtype)
             bad += ROUNDING.run(b - a, own, scratch, outputs=[place])[1]
     return Output(data, bad)

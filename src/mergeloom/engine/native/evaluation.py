@@ -10,12 +10,12 @@ import numpy as np
 
 from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Output
-from mergeloom.engine.native.blocks import read, rounded
+from mergeloom.engine.native.blocks import Blocks, rounded
 from mergeloom.engine.native.library import COUNT, CUT
 from mergeloom.engine.native.programs import Buffer, Numbers, Program, compiled, place
 from mergeloom.engine.native.values import Total, Values, kept, loaded
 from mergeloom.engine.order import ALL, Choice, Tallies, below
-from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.methods import Elementwise, Largest, Totals
 from mergeloom.planning import Job
 
@@ -132,8 +132,9 @@ class Carried:
 class TiledEvaluation:
     """Evaluates one job's formula; see :class:`mergeloom.engine.elementwise.Evaluation`."""
 
-    def __init__(self, job: Job, formula: Elementwise, facts: Facts) -> None:
+    def __init__(self, job: Job, formula: Elementwise, facts: Facts, spare: Spare) -> None:
         self._job = job
+        self._blocks = Blocks(job, spare)
         self._formula = formula
         self._facts = facts
         self._recorded: dict[object, Recorded] = {}
@@ -147,7 +148,7 @@ class TiledEvaluation:
     ) -> Numbers:
         """The totals of elements [start, stop), float64."""
         recorded = self._recording(("totals", measure), lambda: self._record_totals(measure))
-        totals, _ = self._run(recorded, start, stop, scratch, carried)
+        totals, _ = self._run(recorded, start, stop, scratch, carried, again=True)
         return totals.reshape(recorded.shape)
 
     def scores(
@@ -181,7 +182,7 @@ class TiledEvaluation:
             choice = tally.choice
             counts[i]["low"], counts[i]["high"] = choice.low, choice.high
             counts[i]["common"], counts[i]["inside"] = choice.common, place(rows[i])
-        self._run(recorded, start, stop, scratch, carried, counts=counts)
+        self._run(recorded, start, stop, scratch, carried, again=True, counts=counts)
         for i, tally in enumerate(tallies.values()):
             took = counts[i]
             found = rows[i][: int(took["found"])].copy()
@@ -192,7 +193,9 @@ class TiledEvaluation:
         recorded = self._recording("output", self._record_output)
         buffers, _alive = self._buffers(recorded, start, stop, scratch)
         cuts = self._cuts(recorded, carried)
-        return rounded(self._job, recorded.program, start, stop, buffers, scratch, cuts)
+        made = rounded(self._job, recorded.program, start, stop, buffers, scratch, cuts)
+        self._blocks.forget(start, stop)
+        return made
 
     def _run(
         self,
@@ -201,17 +204,25 @@ class TiledEvaluation:
         stop: int,
         scratch: Scratch,
         carried: Carried,
+        *,
+        again: bool = False,
         **places: Any,
     ) -> tuple[Numbers, int]:
-        buffers, _alive = self._buffers(recorded, start, stop, scratch)
+        buffers, _alive = self._buffers(recorded, start, stop, scratch, again=again)
         cuts = self._cuts(recorded, carried)
         return recorded.program.run(stop - start, buffers, scratch, cuts=cuts, **places)
 
     def _buffers(
-        self, recorded: Recorded, start: int, stop: int, scratch: Scratch
+        self,
+        recorded: Recorded,
+        start: int,
+        stop: int,
+        scratch: Scratch,
+        *,
+        again: bool = False,
     ) -> tuple[list[Buffer], list[Numbers]]:
         """Where the inputs and what is wanted besides them are, and what keeps the latter alive."""
-        buffers = read(self._job, recorded.inputs, start, stop, scratch)
+        buffers = self._blocks.read(recorded.inputs, start, stop, scratch, again=again)
         made = [make(start, stop - start, buffers, scratch) for _, make in recorded.extras]
         kinds = [kind for kind, _ in recorded.extras]
         return buffers + [(place(m), k) for m, k in zip(made, kinds, strict=True)], made
