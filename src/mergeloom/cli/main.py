@@ -133,6 +133,10 @@ def run_merge(recipe: Path, out: Path, given: dict[str, Any]) -> None:
 
     started = time.perf_counter()
     planned = _planned_for(recipe, out, given)
+    from mergeloom.engine.kernels import missed_library  # imports numpy: not for a mistake
+
+    if not given["quiet"] and (missed := missed_library(planned, given["device"])):
+        tell([missed], "warning")
     if given["verbose"] and not given["quiet"]:
         click.echo(plan_text(planned, show_parameters=True), err=True)
     total = sum(part.bytes_in for part in (*planned.chain, planned))

@@ -20,7 +20,7 @@ class Finished:
 
 
 class Journal:
-    """An append-only file of JSON lines: first the plan's digest, then a line for each tensor.
+    """An append-only file of JSON lines: first the run's digest, then a line for each tensor.
 
     A line is appended with one write after the tensor's last block was written, so a process
     that is killed leaves at most one broken last line, which is ignored.
@@ -40,7 +40,7 @@ class Journal:
 
     @staticmethod
     def belongs(path: Path, digest: str) -> bool:
-        """Whether there is a journal at ``path`` that was begun for this plan."""
+        """Whether there is a journal at ``path`` that was begun under this digest."""
         lines = _lines(path)
         return bool(lines) and lines[0].get("plan") == digest
 

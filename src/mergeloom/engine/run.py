@@ -33,7 +33,7 @@ from mergeloom.types import DTYPES, numel
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run; none of it changes a byte of the result.
+    """How to run; none of it but the kind of device changes a byte of the result.
 
     Args:
         threads: workers; None for the cores this process may use.

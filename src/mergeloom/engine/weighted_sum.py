@@ -124,10 +124,10 @@ class SumKernel(Kernel):
         self, total: torch.Tensor, term: torch.Tensor, factor: float | torch.Tensor, first: bool
     ) -> None:
         if isinstance(factor, float):
+            if factor != 1.0:
+                term.mul_(factor)  # not add_(alpha=), which rounds once where tiles round twice
             if not first:
-                total.add_(term, alpha=factor)
-            elif factor != 1.0:
-                total.mul_(factor)
+                total.add_(term)
             return
         shaped = term.view(-1, self.row if self.vectors == "last" else self.columns)
         shaped.mul_(factor)

@@ -150,8 +150,9 @@ def nearswap(arguments: Arguments) -> Formula:
 
     def apply(block: Block) -> Values:
         delta = block.deltas[0]
-        share = (t / delta.abs().clamp(min=SMALLEST_DISTANCE)).clamp(max=1.0)
-        return share * delta + block.base
+        # With Δ's sign in ω: torch rounds a number divided by a tensor twice, tiles do it once.
+        share = (delta.sign() * t / delta.abs().clamp(min=SMALLEST_DISTANCE)).clamp(-1.0, 1.0)
+        return share * delta.abs() + block.base
 
     return Elementwise(apply)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mergeloom.checkpoint import fingerprint
 from mergeloom.engine.journal import Journal
+from mergeloom.engine.kernels import arithmetic
 from mergeloom.engine.run import Report, Settings, run
 from mergeloom.engine.sink import ShardFiles
 from mergeloom.errors import OutputError, Problem
@@ -35,7 +36,7 @@ def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Wr
     """Run a plan and put the complete result at ``out``.
 
     The result is built in a hidden folder beside ``out``. If the process dies, the same plan
-    continues there; another plan starts over.
+    continues there; another plan, or another kind of device, starts over.
 
     Raises:
         MergeError: a tensor cannot be computed.
@@ -43,9 +44,11 @@ def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Wr
     """
     check_space(out, plan.bytes_out)
     with building(out) as partial:
-        if not _started_by(partial, plan):
+        # Bytes of one tensor and the next must not come from arithmetics that round differently.
+        digest = f"{plan.digest} {arithmetic(settings.device)}"
+        if not _started_by(partial, plan, digest):
             clear(partial)
-        journal = Journal(partial / JOURNAL, plan.digest)
+        journal = Journal(partial / JOURNAL, digest)
         try:
             report = _weights(plan, partial, journal, settings)
         finally:
@@ -56,9 +59,9 @@ def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Wr
         return Written(report, len(journal.finished))
 
 
-def _started_by(partial: Path, plan: Plan) -> bool:
-    """Whether the folder's journal was begun for this very plan, and its weights are there."""
-    if not Journal.belongs(partial / JOURNAL, plan.digest):
+def _started_by(partial: Path, plan: Plan, digest: str) -> bool:
+    """Whether the folder's journal was begun under this digest, and its weights are there."""
+    if not Journal.belongs(partial / JOURNAL, digest):
         return False
     sizes = {s.file: len(shard_header(plan, s)) + s.data_bytes for s in plan.shards}
     files = {name: partial / name for name in sizes}

@@ -260,8 +260,8 @@ class Plan:
     def digest(self) -> str:
         """sha256 of every decision and of the inputs' identity (sizes and times).
 
-        Two runs with the same digest write the same bytes; a partial output is only continued
-        under the digest it was started with.
+        Two runs with the same digest and the same arithmetic write the same bytes; a partial
+        output is only continued under those it was started with.
         """
         sha = hashlib.sha256()
         for part in self._identity():

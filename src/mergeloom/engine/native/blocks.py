@@ -18,10 +18,14 @@ ROUNDING = compiled(stored=[loaded(0)])
 """Only rounds to another format."""
 
 
+def knows(job: Job) -> bool:
+    """Whether tiles know all formats of a job."""
+    return {job.dtype, *(entry.view.dtype for entry in job.inputs)} <= STORED
+
+
 def can_run(job: Job) -> bool:
     """Whether tiles can compute a job: they were compiled, and know its formats."""
-    kinds = {job.dtype, *(entry.view.dtype for entry in job.inputs)}
-    return kinds <= STORED and tiles() is not None
+    return knows(job) and tiles() is not None
 
 
 class Blocks:

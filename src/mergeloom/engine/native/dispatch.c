@@ -29,13 +29,18 @@ static int x86_level(void) {
     return (b & wide) == wide && (kept & zmm) == zmm ? 4 : 3;
 }
 
-void *mergeloom_tiles(void) {
+/* The variant for this processor, of level `at_most` or below. */
+void *mergeloom_tiles(int at_most) {
     int level = x86_level();
-    return level == 4 ? (void *)tiles_v4 : level == 3 ? (void *)tiles_v3 : (void *)tiles_any;
+    if (level > at_most) level = at_most;
+    return level >= 4 ? (void *)tiles_v4 : level == 3 ? (void *)tiles_v3 : (void *)tiles_any;
 }
 
 #else
 
-void *mergeloom_tiles(void) { return (void *)tiles_any; }
+void *mergeloom_tiles(int at_most) {
+    (void)at_most;
+    return (void *)tiles_any;
+}
 
 #endif

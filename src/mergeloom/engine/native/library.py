@@ -62,26 +62,40 @@ Numbers = np.ndarray[Any, Any]
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled library; None where it was not compiled. Calls give up Python's lock."""
-    if not LIBRARY.exists() or sys.byteorder != "little":
-        return None
-    return ctypes.CDLL(str(LIBRARY))
+def _library() -> ctypes.CDLL | str:
+    """The compiled library, or why there is none. Calls give up Python's lock."""
+    if sys.byteorder != "little":
+        return "it is only made for little-endian processors"
+    if not LIBRARY.exists():
+        return "it was not compiled when mergeloom was installed"
+    try:
+        return ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        return str(error)
+
+
+def why_missing() -> str | None:
+    """Why torch has to do the work of the library; None where it is there."""
+    library = _library()
+    return library if isinstance(library, str) else None
 
 
 @functools.cache
-def tiles() -> Run | None:
-    """The function of tiles.c for this processor; None where it was not compiled."""
+def tiles(at_most: int = 99) -> Run | None:
+    """The function of tiles.c for this processor; None where it was not compiled.
+
+    Processors have levels, those of x86-64; ``at_most`` is the highest to make use of.
+    """
     library = _library()
-    if library is None:
+    if isinstance(library, str):
         return None
     find = library.mergeloom_tiles
-    find.restype = ctypes.c_void_p
+    find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_int]
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     kind: Any = ctypes.CFUNCTYPE(
         size, pointer, size, size, pointer, pointer, pointer, pointer, pointer, pointer
     )
-    run: Run = kind(find())
+    run: Run = kind(find(at_most))
     return run
 
 
@@ -91,7 +105,7 @@ def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Num
     All arrays are contiguous; sizes and ordered sizes int32, words uint16, places int32.
     """
     library = _library()
-    if library is None or sizes.dtype != np.int32:
+    if isinstance(library, str) or sizes.dtype != np.int32:
         return None
     rows, row = sizes.shape
     chosen = np.empty(sizes.shape, dtype=np.bool_)
