@@ -151,7 +151,9 @@ def nearswap(arguments: Arguments) -> Formula:
     def apply(block: Block) -> Values:
         delta = block.deltas[0]
         # With Δ's sign in ω: torch rounds a number divided by a tensor twice, tiles do it once.
-        share = (delta.sign() * t / delta.abs().clamp(min=SMALLEST_DISTANCE)).clamp(-1.0, 1.0)
+        share = (delta.sign() * t / delta.abs().clamp(min=SMALLEST_DISTANCE)).clamp(
+            min=-1.0, max=1.0
+        )
         return share * delta.abs() + block.base
 
     return Elementwise(apply)
