@@ -60,7 +60,7 @@ def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int
     range the larger the tensor is. A range of few elements is one piece.
     """
     piece = -(-PIECE // row) * row
-    share = max(32, size ** (2 / 3) / PIECE) * (stop - start) / size
+    share = max(16, size ** (2 / 3) / PIECE) * (stop - start) / size
     count = max(2, math.ceil(share))
     gap = (stop - start) // count // row * row
     if gap < 2 * piece:
