@@ -68,12 +68,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Count:
-    """What one range tells about one choice: scores above the bracket, and those inside it as
-    distinct values with their numbers."""
+    """What one range tells about one choice: scores above the bracket, equal to its common
+    number, and all others inside it, in no order."""
 
     above: int
-    values: Bits
-    numbers: Bits
+    equal: int
+    inside: Bits
 
 
 class Tally:
@@ -108,13 +108,10 @@ class Tally:
             self._inside.append(inside)
 
     def count(self) -> Count:
-        """What was found."""
-        common, equal = np.array([self.choice.common]), np.array([self._equal])
-        if not self._inside:
-            return Count(self._above, common, equal)
-        values, numbers = np.unique(np.concatenate(self._inside), return_counts=True)
-        at = np.searchsorted(values, common)
-        return Count(self._above, np.insert(values, at, common), np.insert(numbers, at, equal))
+        """What was found; the tally is empty then, as large tensors have large ones."""
+        inside, self._inside = self._inside, []
+        found = np.concatenate(inside) if inside else np.empty(0, np.uint32)
+        return Count(self._above, self._equal, found)
 
 
 Tallies = Mapping[tuple[int, int], Tally]
@@ -199,21 +196,15 @@ class Search:
 
     def _settle(self, choice: Choice, s: int, counted: dict[int, Count]) -> None:
         above = sum(count.above for count in counted.values())
-        inside = sum(int(count.numbers.sum()) for count in counted.values())
+        inside = sum(count.equal + len(count.inside) for count in counted.values())
         if not above < choice.count <= above + inside:
             self._look_further(choice, s, beyond=above >= choice.count)
             return
-        values = np.concatenate([count.values for count in counted.values()])
-        numbers = np.concatenate([count.numbers for count in counted.values()])
-        order = np.argsort(values)[::-1]  # largest first
-        reached = above + np.cumsum(numbers[order])
-        bits = int(values[order[np.searchsorted(reached, choice.count)]])
+        bits, left = _place(choice, [*counted.values()], choice.count - above)
         choice.found, choice.threshold = True, value_of(bits, self._bytes)
-        left = choice.count - above - int(numbers[values > bits].sum())
         for span, count in counted.items():
-            at = int(np.searchsorted(count.values, bits))
-            here = at < len(count.values) and count.values[at] == bits
-            equal = int(count.numbers[at]) if here else 0
+            equal = int(np.count_nonzero(count.inside == bits))
+            equal += count.equal if bits == choice.common else 0
             choice.budgets[span] = ALL if equal <= left else left
             left -= min(equal, left)
 
@@ -249,6 +240,20 @@ class Search:
         low = int(ordered[size - last]) if last <= size else 0
         high = int(ordered[size - max(first, 1)]) if first >= 1 else _largest(pieces)
         return low, high
+
+
+def _place(choice: Choice, counts: Sequence[Count], wanted: int) -> tuple[int, int]:
+    """The ``wanted``-th largest number in the bracket, and how many equal to it are among those."""
+    listed = np.concatenate([count.inside for count in counts])
+    equal = sum(count.equal for count in counts)
+    larger = int(np.count_nonzero(listed > choice.common))
+    if larger < wanted <= larger + equal:
+        return choice.common, wanted - larger
+    if wanted > larger:  # one of those below the common number
+        wanted -= equal
+    listed.partition(len(listed) - wanted)
+    bits = int(listed[len(listed) - wanted])
+    return bits, wanted - int(np.count_nonzero(listed > bits))
 
 
 def _commonest(choice: Choice, s: int, pieces: Sequence[Sequence[Bits]]) -> int:
