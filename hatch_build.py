@@ -8,6 +8,7 @@ torch does the arithmetic. ``MERGELOOM_TARGET=aarch64-macos`` makes the wheel of
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -24,7 +25,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
 SOURCES = ROOT / "src/mergeloom/engine/native"
-TILES = SOURCES / "tiles.c"
+TILES, SOFTMAX = SOURCES / "tiles.c", SOURCES / "softmax.c"
 SUFFIXES = {"windows": "dll", "macos": "dylib"}
 
 # Every operation is rounded on its own, so that every processor gives the same bytes; floating
@@ -32,10 +33,11 @@ SUFFIXES = {"windows": "dll", "macos": "dylib"}
 FLAGS = """-O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -fno-sanitize=all
 -Wall -Wextra""".split()
 
-# tiles.c is compiled for several processors, under names that dispatch.c chooses from.
-BASELINE: dict[str, str | None] = {"tiles_any": None}
+# tiles.c and softmax.c are compiled for several processors, under names that dispatch.c chooses
+# from: tiles_any, softmax_v3.
+BASELINE: dict[str, str | None] = {"any": None}
 VARIANTS: dict[str, dict[str, str | None]] = {
-    "x86_64": {"tiles_any": "x86-64", "tiles_v3": "x86-64-v3", "tiles_v4": "x86-64-v4"}
+    "x86_64": {"any": "x86-64", "v3": "x86-64-v3", "v4": "x86-64-v4"}
 }
 
 
@@ -126,16 +128,18 @@ def build(name: str | None = None) -> Library:
 
 
 def compile_library(compiler: Compiler, variants: dict[str, str | None], output: Path) -> None:
-    """Compile tiles.c in its variants and each other file once; a library in use stays whole."""
+    """Compile what has variants in all of them and the rest once; a library in use stays whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix="_tiles.") as folder:
         objects = []
-        for source in sorted(set(SOURCES.glob("*.c")) - {TILES}):
+        for source in sorted(set(SOURCES.glob("*.c")) - {TILES, SOFTMAX}):
             objects.append(f"{folder}/{source.stem}.o")
             run(compiler, ["-c", str(source), "-o", objects[-1]])
-        for variant, processor in variants.items():
-            objects.append(f"{folder}/{variant}.o")
-            options = ["-c", str(TILES), f"-DTILES={variant}", "-fvisibility=hidden"]
+        varied = [("tiles", TILES), ("softmax", SOFTMAX)]
+        for (name, source), (variant, processor) in itertools.product(varied, variants.items()):
+            objects.append(f"{folder}/{name}_{variant}.o")
+            macro = f"-D{name.upper()}={name}_{variant}"
+            options = ["-c", str(source), macro, "-fvisibility=hidden"]
             if processor:
                 options.append(f"-march={processor.replace('-', compiler.separator)}")
                 # Otherwise compilers avoid AVX-512, which takes up to half as long again.

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mergeloom.engine.in_torch.evaluation import bits_of, kept_largest
 from mergeloom.engine.order import Search
 from mergeloom.engine.sizes import sample_of
-from mergeloom.engine.torch_evaluation import bits_of, kept_largest
 from mergeloom.methods import Largest
 
 RANGE = 40

@@ -24,6 +24,6 @@ class CopyKernel(Kernel):
         if view.dtype == self.job.dtype:
             data = read_bytes(view, start, stop, scratch, "raw")
             return Output(data, nonfinite(data, self.job.dtype, scratch))
-        from mergeloom.engine.rounding import converted
+        from mergeloom.engine.in_torch.rounding import converted
 
         return converted(self.job, start, stop, scratch)

@@ -50,6 +50,7 @@ class Facts:
         self._streams = [
             Stream(seed, job.name, f"{entry.model}:{entry.tensor}") for entry in job.inputs[1:]
         ]
+        self._divergences: dict[tuple[int, int, int], Numbers] = {}
         self._remembers = bool(self.found) and self.size * len(job.inputs) <= REMEMBERED * 8
         self._chosen: dict[Chosen, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         """What was chosen at random: bits that a later pass need not draw."""
@@ -92,6 +93,18 @@ class Facts:
             return chosen_by_rank(bits(), self._shape, words, lowest, highest)
 
         return self._choose((model, start, count, lowest, highest), choose)
+
+    def row_divergence(
+        self, model: int, start: int, count: int, measure: Callable[[], Numbers]
+    ) -> Numbers:
+        """A block's numbers for its rows: measured, or those of an earlier pass if they are few."""
+        key = (model, start, count)
+        if key in self._divergences:
+            return self._divergences[key]
+        found = measure()
+        if found.nbytes * self.size <= REMEMBERED * count:
+            self._divergences[key] = found
+        return found
 
     def mean_rank(self, sizes: Numbers) -> Numbers:
         """Each element's share of the largest rank of its row."""

@@ -34,14 +34,14 @@ def make_kernel(job: Job, formula: Formula | None, device: str, seed: int, spare
     if isinstance(formula, WeightedSum):
         if in_tiles and (formula.vectors == "tensor" or len(job.shape) < 2):
             return TiledSum(job, formula, spare)
-        from mergeloom.engine.weighted_sum import SumKernel
+        from mergeloom.engine.in_torch.sums import TorchSum
 
-        return SumKernel(job, formula, device)
+        return TorchSum(job, formula, device)
     facts = Facts(job, formula, seed)
     if in_tiles and recordable(job, formula):
         evaluation = TiledEvaluation(job, formula, facts, spare)
         return ElementwiseKernel(job, formula, facts, evaluation)
-    from mergeloom.engine.torch_evaluation import TorchEvaluation
+    from mergeloom.engine.in_torch.evaluation import TorchEvaluation
 
     return ElementwiseKernel(job, formula, facts, TorchEvaluation(job, formula, facts, device))
 

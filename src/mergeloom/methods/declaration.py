@@ -11,7 +11,6 @@ from mergeloom.types import Scalar
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     Array = np.ndarray[Any, Any]
 
@@ -168,11 +167,6 @@ class Block(Protocol):
         """The shape of the whole output tensor."""
         ...
 
-    def once(self, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """What ``make`` gives, or gave for this block in an earlier pass: for a few numbers that
-        cost much. One such value a block. It may be made again when memory is short."""
-        ...
-
     def known(self, measure: int) -> Array:
         """The totals that the formula's measure of that number found, in float64; of the shape of
         the list it gave."""
@@ -205,6 +199,12 @@ class Block(Protocol):
     def mean_rank(self, model: int) -> Values:
         """The rank of the size of the model's delta along axis 1, divided by the largest rank: 0
         to 1, equals have the mean of theirs. Only in blocks of whole rows."""
+        ...
+
+    def row_divergence(self, model: int, floor: float) -> Values:
+        """The same number for all elements of a row along the last axis: Σ p log(p / q) ≥ 0, where
+        p and q are the softmaxes of the model's row and of the base's, each plus ``floor``, in
+        float64. Only in blocks of whole rows."""
         ...
 
 

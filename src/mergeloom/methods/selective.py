@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mergeloom.methods.declaration import (
     BASE_ALONE,
@@ -20,8 +20,6 @@ from mergeloom.methods.registry import method
 from mergeloom.methods.sums import INT8_MASK
 
 if TYPE_CHECKING:
-    import torch
-
     from mergeloom.methods.declaration import Formula
 
 SMALLEST_DISTANCE = 1e-6
@@ -206,22 +204,6 @@ def arcee_fusion(arguments: Arguments) -> Formula:
 
 
 def fusion_scores(block: Block) -> list[Values]:
-    """``|A − B|`` times the divergence of the row's softmaxes, ≥ 0, as one row of scores.
-
-    The softmax needs torch.
-    """
-    import torch
-
-    row = block.shape[-1] if block.shape else 1
-    delta = cast(torch.Tensor, block.deltas[0]).view(-1, row)
-    base = cast(torch.Tensor, block.base).view(-1, row)
-    # Of a usual fine-tune (changes of 5e-4) the divergence is 1e-7: float32 would see only noise.
-    wide = torch.float32 if base.device.type == "mps" else torch.float64
-
-    def divergence() -> torch.Tensor:
-        ours = (base + delta).softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
-        theirs = base.softmax(-1, dtype=wide).add_(PROBABILITY_FLOOR)
-        found = ours.div(theirs).log_().mul_(ours).sum(-1, keepdim=True).clamp_(min=0.0)
-        return found.to(delta.dtype)
-
-    return [(delta * block.once(divergence)).abs().view(-1)]  # abs last: a NaN may have a sign
+    """``|A − B|`` times the divergence of the row's softmaxes, ≥ 0, as one row of scores."""
+    divergence = block.row_divergence(0, PROBABILITY_FLOOR)
+    return [(block.deltas[0] * divergence).abs()]  # abs last: a NaN may have a sign

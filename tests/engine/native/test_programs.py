@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergeloom.engine.native.library import COUNT, CUT, TILE, tiles
-from mergeloom.engine.native.programs import compiled, place
+from mergeloom.engine.native.programs import address, compiled
 from mergeloom.engine.native.values import Values, constant, kept, loaded
 from mergeloom.engine.scratch import Scratch
 
@@ -94,8 +94,8 @@ def test_any_formula_gives_what_numpy_gives(seed, size, steps):
         naive.append(naive[a].apply(name, naive[b] if other else b))
     out = np.full(size, 7, np.float32)
     program = compiled(stored=[made[-1]])
-    inputs = [(place(row), "F32") for row in rows]
-    _, bad = program.run(size, inputs, Scratch(), outputs=[(place(out), "F32")])
+    inputs = [(row, "F32") for row in rows]
+    _, bad = program.run(size, inputs, Scratch(), outputs=[(out, "F32")])
     wanted = naive[-1].values
     assert bad == np.count_nonzero(~np.isfinite(wanted))
     assert np.array_equal(np.isnan(out), np.isnan(wanted))
@@ -116,7 +116,10 @@ def test_every_number_of_a_format_is_loaded_and_stored(dtype):
                                   "F16": torch.float16}.items()}[raw.dtype]  # fmt: skip
         out = torch.empty_like(wanted)
         _, bad = compiled(stored=[loaded(0)]).run(
-            len(raw), [(raw.data_ptr(), name)], Scratch(), outputs=[(out.data_ptr(), dtype)]
+            len(raw),
+            [(raw.view(torch.uint8).numpy(), name)],
+            Scratch(),
+            outputs=[(out.view(torch.uint8).numpy(), dtype)],
         )
         torch.testing.assert_close(out, wanted, rtol=0, atol=0, equal_nan=True)
         assert bad == int((~wanted.isfinite()).sum())
@@ -129,7 +132,7 @@ def test_totals_are_those_of_float64(seed, size, wide):
     a, b = random.standard_normal((2, size)).astype("f4")
     x, y = loaded(0), loaded(1)
     program = compiled(totals=[x.sum(), (x * y).sum(), (1.0 - x).sum()], wide=wide)
-    totals, _ = program.run(size, [(place(a), "F32"), (place(b), "F32")], Scratch())
+    totals, _ = program.run(size, [(a, "F32"), (b, "F32")], Scratch())
     a, b = a.astype("f8"), b.astype("f8")
     sizes = np.array([np.abs(a).sum(), np.abs(a * b).sum(), np.abs(1 - a).sum()])
     wanted = np.array([a.sum(), (a * b).sum(), (1 - a).sum()])
@@ -148,14 +151,14 @@ def test_counts_and_cuts(seed, size, budget, data):
             {"low": low, "high": high, "common": common}.items()}  # fmt: skip
     inside = np.empty(size, np.uint32)
     count = np.zeros(1, COUNT)
-    for name, value in {**bits, "inside": place(inside)}.items():
+    for name, value in {**bits, "inside": address(inside)}.items():
         count[0][name] = value
     cut = np.array([(low / 8, low / 8, budget)], CUT)
     out = np.empty(size, np.float32)
     x = loaded(0)
     program = compiled(stored=[kept(x, 0)], counted=[(x.abs(), 0)])
-    program.run(size, [(place(values), "F32")], Scratch(),
-                outputs=[(place(out), "F32")], cuts=cut, counts=count)  # fmt: skip
+    program.run(size, [(values, "F32")], Scratch(),
+                outputs=[(out, "F32")], cuts=cut, counts=count)  # fmt: skip
     scores = np.abs(values)
     between = scores[(scores >= low / 8) & (scores <= high / 8) & (scores != common / 8)]
     found = inside[: count[0]["found"]].view("f4")
@@ -172,7 +175,7 @@ def test_counts_and_cuts(seed, size, budget, data):
 
 def test_a_number_is_the_same_everywhere():
     out = np.empty(TILE + 3, np.float32)
-    compiled(stored=[constant(0.1)]).run(len(out), [], Scratch(), outputs=[(place(out), "F32")])
+    compiled(stored=[constant(0.1)]).run(len(out), [], Scratch(), outputs=[(out, "F32")])
     assert (out == np.float32(0.1)).all()
 
 
@@ -183,8 +186,8 @@ def test_a_formula_over_very_many_models():
     pairs = [(one - other).square() for i, one in enumerate(inputs) for other in inputs[:i]]
     program = compiled(stored=[functools.reduce(operator.add, pairs)])
     out = np.empty(rows.shape[1], np.float32)
-    program.run(len(out), [(place(row), "F32") for row in rows], Scratch(),
-                outputs=[(place(out), "F32")])  # fmt: skip
+    program.run(len(out), [(row, "F32") for row in rows], Scratch(),
+                outputs=[(out, "F32")])  # fmt: skip
     assert np.array_equal(out, len(rows) * (rows**2).sum(0) - rows.sum(0) ** 2)
 
 

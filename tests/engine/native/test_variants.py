@@ -13,7 +13,7 @@ from test_programs import ODD, SIZES, STEPS, floats, recorded
 
 from mergeloom.engine.native import programs
 from mergeloom.engine.native.library import COUNT, CUT, Operation, tiles
-from mergeloom.engine.native.programs import Program, compiled, place
+from mergeloom.engine.native.programs import Program, address, compiled
 from mergeloom.engine.native.values import Values, constant, kept, loaded
 from mergeloom.engine.scratch import Scratch
 
@@ -59,11 +59,11 @@ def results(level: int, program: Program, size: int, inputs, dtype: str, monkeyp
     rows = np.zeros((11, size), OUTPUTS[dtype])
     inside = np.zeros(size + 1, np.uint32)
     low, high, common = np.array([0.25, 2.0, 0.5], np.float32).view("u4")
-    counts = np.array([(low, high, common, 0, 0, 0, 0, 0, place(inside))], COUNT)
+    counts = np.array([(low, high, common, 0, 0, 0, 0, 0, address(inside))], COUNT)
     cuts = np.array([(0.5, 0.5, 3)], CUT)
     totals, bad = program.run(
         size, inputs, Scratch(), cuts=cuts, counts=counts,
-        outputs=[(place(row), dtype) for row in rows],
+        outputs=[(row, dtype) for row in rows],
     )  # fmt: skip
     numbers = tuple(counts[0][name] for name in ("above", "equal", "nonzero", "found"))
     exact = rows.tobytes(), bad, cuts.tobytes(), numbers, inside[: counts[0]["found"]].tobytes()
@@ -79,7 +79,7 @@ def test_all_variants_give_the_same(seed, size, steps, wide, dtype):
     with np.errstate(over="ignore"):
         arrays = [first, (second.view("u4") >> 16).astype("u2"), third.astype("f2"),
                   (np.arange(size) % 3 == 0)]  # fmt: skip
-    inputs = [(place(x), k) for x, k in zip(arrays, ("F32", "BF16", "F16", "BOOL"), strict=True)]
+    inputs = [(x, k) for x, k in zip(arrays, ("F32", "BF16", "F16", "BOOL"), strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         wanted, totals = results(LEVELS[-1], program, size, inputs, dtype, patch)
         for level in LEVELS[:-1]:
@@ -113,7 +113,7 @@ def test_halves_are_loaded_and_stored_as_numpy_does(level, monkeypatch):
             bits = np.where(np.isnan(wanted), {"F16": 0x7E00, "F32": 0x7FC00000}[dtype],
                             wanted.view(OUTPUTS[dtype]))  # fmt: skip
             out = np.zeros(len(raw), OUTPUTS[dtype])
-            _, bad = program.run(len(raw), [(place(raw), kind)], Scratch(),
-                                 outputs=[(place(out), dtype)])  # fmt: skip
+            _, bad = program.run(len(raw), [(raw, kind)], Scratch(),
+                                 outputs=[(out, dtype)])  # fmt: skip
             assert np.array_equal(out, bits)
             assert bad == np.count_nonzero(~np.isfinite(wanted))

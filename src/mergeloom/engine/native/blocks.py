@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from mergeloom.checkpoint.views import read_bytes
+from mergeloom.engine.finite import nonfinite
 from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.library import KINDS, tiles
-from mergeloom.engine.native.programs import NONE, Buffer, Numbers, Program, address, compiled
+from mergeloom.engine.native.programs import NONE, Buffer, Numbers, Program, compiled
 from mergeloom.engine.native.values import loaded
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.planning import Job
@@ -56,13 +57,15 @@ class Blocks:
         pass will ask for the same block.
         """
         keeps = again and self._keeps
-        found: list[Buffer] = []
-        for number, entry in enumerate(self._job.inputs):
-            at = 0
-            if number in numbers:
-                at = address(self._block(number, start, stop, None if keeps else scratch))
-            found.append((at, entry.view.dtype))
-        return found
+        return [
+            (
+                self._block(number, start, stop, None if keeps else scratch)
+                if number in numbers
+                else None,
+                entry.view.dtype,
+            )
+            for number, entry in enumerate(self._job.inputs)
+        ]
 
     def forget(self, start: int, stop: int) -> None:
         """No pass will ask for this block again."""
@@ -100,12 +103,11 @@ def rounded(
     """
     size = DTYPES[job.dtype].bytes
     data = scratch.bytes("out", (stop - start) * size)
-    at = address(data)
-    _, bad = program.run(stop - start, buffers, scratch, outputs=[(at, job.dtype)], cuts=cuts)
+    _, bad = program.run(stop - start, buffers, scratch, outputs=[(data, job.dtype)], cuts=cuts)
     for first, end in job.exact:
         a, b = max(start, first), min(stop, end)
         if a < b:
             own = Blocks(job, Spare(0)).read((0,), a, b, scratch)
-            place = (at + (a - start) * size, job.dtype)
-            bad += ROUNDING.run(b - a, own, scratch, outputs=[place])[1]
+            ROUNDING.run(b - a, own, scratch, outputs=[(data[(a - start) * size :], job.dtype)])
+            bad = nonfinite(data, job.dtype, scratch)
     return Output(data, bad)

@@ -1,7 +1,8 @@
-/* Chooses the variant of tiles.c for the processor at hand: hatch_build.py compiles tiles.c once
- * for each of them. */
+/* Chooses the variants of tiles.c and softmax.c for the processor at hand: hatch_build.py compiles
+ * both once for each of them. */
 
 void tiles_any(void);
+void softmax_any(void);
 
 #if defined(__x86_64__)
 
@@ -9,6 +10,8 @@ void tiles_any(void);
 
 void tiles_v3(void);
 void tiles_v4(void);
+void softmax_v3(void);
+void softmax_v4(void);
 
 /* The processor is asked here, because zig's __builtin_cpu_supports always says no. */
 static int x86_level(void) {
@@ -29,18 +32,24 @@ static int x86_level(void) {
     return (b & wide) == wide && (kept & zmm) == zmm ? 4 : 3;
 }
 
-/* The variant for this processor, of level `at_most` or below. */
-void *mergeloom_tiles(int at_most) {
-    int level = x86_level();
-    if (level > at_most) level = at_most;
-    return level >= 4 ? (void *)tiles_v4 : level == 3 ? (void *)tiles_v3 : (void *)tiles_any;
+/* The level of this processor, or `at_most`. */
+static int level(int at_most) {
+    int found = x86_level();
+    return found > at_most ? at_most : found;
 }
+
+#define CHOOSE(name) \
+    (level(at_most) >= 4   ? (void *)name##_v4 \
+     : level(at_most) == 3 ? (void *)name##_v3 \
+                           : (void *)name##_any)
 
 #else
 
-void *mergeloom_tiles(int at_most) {
-    (void)at_most;
-    return (void *)tiles_any;
-}
+#define CHOOSE(name) ((void)at_most, (void *)name##_any)
 
 #endif
+
+/* The variants of tiles.c and softmax.c for this processor, of level `at_most` or below. */
+void *mergeloom_tiles(int at_most) { return CHOOSE(tiles); }
+
+void *mergeloom_softmax(int at_most) { return CHOOSE(softmax); }

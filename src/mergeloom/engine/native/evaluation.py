@@ -11,8 +11,8 @@ import numpy as np
 from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.blocks import Blocks, rounded
-from mergeloom.engine.native.library import COUNT, CUT
-from mergeloom.engine.native.programs import Buffer, Numbers, Program, compiled, place
+from mergeloom.engine.native.library import COUNT, CUT, row_divergence
+from mergeloom.engine.native.programs import Buffer, Numbers, Program, address, compiled
 from mergeloom.engine.native.values import Total, Values, kept, loaded
 from mergeloom.engine.order import ALL, Choice, Tallies, below
 from mergeloom.engine.scratch import Scratch, Spare
@@ -90,13 +90,29 @@ class RecordedBlock:
 
         return self._extra(("share", model), "F32", shares)
 
+    def row_divergence(self, model: int, floor: float) -> Values:
+        """How much the softmaxes of the rows differ, the same number for a whole row."""
+        both = compiled(stored=[self.base + self.deltas[model], self.base])
+        row = max(1, self.shape[-1]) if self.shape else 1
+
+        def spread(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+            def measured() -> Numbers:
+                x, y = scratch.array("softmax", 2 * count, np.float32).reshape(2, count)
+                both.run(count, inputs, scratch, outputs=[(x, "F32"), (y, "F32")])
+                return row_divergence(x.reshape(-1, row), y.reshape(-1, row), floor)
+
+            found = self._facts.row_divergence(model, start, count, measured)
+            return np.repeat(found, row)
+
+        return self._extra(("divergence", model, floor), "F32", spread)
+
     def _sizes(self, model: int) -> Callable[[int, list[Buffer], Scratch], Numbers]:
         """Computes |Δ| of one model."""
         program = compiled(stored=[self.deltas[model].abs()])
 
         def sizes(count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
             found = scratch.array("sizes", count, np.float32)
-            program.run(count, inputs, scratch, outputs=[(place(found), "F32")])
+            program.run(count, inputs, scratch, outputs=[(found, "F32")])
             return found
 
         return sizes
@@ -157,7 +173,7 @@ class TiledEvaluation:
         """The bits of the scores of elements [start, stop), one array a row."""
         recorded = self._recording(("scores", measure), lambda: self._record_scores(measure))
         rows = [np.empty(stop - start, np.float32) for _ in range(recorded.shape[0])]
-        outputs = [(place(row), "F32") for row in rows]
+        outputs = [(row, "F32") for row in rows]
         self._run(recorded, start, stop, scratch, carried, outputs=outputs)
         return [row.view(np.uint32) for row in rows]
 
@@ -181,7 +197,7 @@ class TiledEvaluation:
         for i, tally in enumerate(tallies.values()):
             choice = tally.choice
             counts[i]["low"], counts[i]["high"] = choice.low, choice.high
-            counts[i]["common"], counts[i]["inside"] = choice.common, place(rows[i])
+            counts[i]["common"], counts[i]["inside"] = choice.common, address(rows[i])
         self._run(recorded, start, stop, scratch, carried, again=True, counts=counts)
         for i, tally in enumerate(tallies.values()):
             took = counts[i]
@@ -191,7 +207,7 @@ class TiledEvaluation:
     def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
         """Output elements [start, stop), rounded."""
         recorded = self._recording("output", self._record_output)
-        buffers, _alive = self._buffers(recorded, start, stop, scratch)
+        buffers = self._buffers(recorded, start, stop, scratch)
         cuts = self._cuts(recorded, carried)
         made = rounded(self._job, recorded.program, start, stop, buffers, scratch, cuts)
         self._blocks.forget(start, stop)
@@ -208,7 +224,7 @@ class TiledEvaluation:
         again: bool = False,
         **places: Any,
     ) -> tuple[Numbers, int]:
-        buffers, _alive = self._buffers(recorded, start, stop, scratch, again=again)
+        buffers = self._buffers(recorded, start, stop, scratch, again=again)
         cuts = self._cuts(recorded, carried)
         return recorded.program.run(stop - start, buffers, scratch, cuts=cuts, **places)
 
@@ -220,12 +236,11 @@ class TiledEvaluation:
         scratch: Scratch,
         *,
         again: bool = False,
-    ) -> tuple[list[Buffer], list[Numbers]]:
-        """Where the inputs and what is wanted besides them are, and what keeps the latter alive."""
+    ) -> list[Buffer]:
+        """The inputs, and what is wanted besides them."""
         buffers = self._blocks.read(recorded.inputs, start, stop, scratch, again=again)
-        made = [make(start, stop - start, buffers, scratch) for _, make in recorded.extras]
-        kinds = [kind for kind, _ in recorded.extras]
-        return buffers + [(place(m), k) for m, k in zip(made, kinds, strict=True)], made
+        extras = [(make(start, stop - start, buffers, scratch), k) for k, make in recorded.extras]
+        return buffers + extras
 
     def _cuts(self, recorded: Recorded, carried: Carried) -> Numbers:
         if carried.cuts is None:

@@ -86,16 +86,29 @@ def tiles(at_most: int = 99) -> Run | None:
 
     Processors have levels, those of x86-64; ``at_most`` is the highest to make use of.
     """
+    size, pointer = ctypes.c_int64, ctypes.c_void_p
+    return _variant("mergeloom_tiles", at_most, size, pointer, size, size, *[pointer] * 6)
+
+
+@functools.cache
+def softmax(at_most: int = 99) -> Run | None:
+    """The function of softmax.c for this processor; see :func:`tiles`."""
+    size, pointer = ctypes.c_int64, ctypes.c_void_p
+    return _variant(
+        "mergeloom_softmax", at_most, None, pointer, pointer, size, size, ctypes.c_double,
+        pointer, pointer,
+    )  # fmt: skip
+
+
+def _variant(name: str, at_most: int, *kinds: Any) -> Run | None:
+    """What the library chooses for this processor; ``kinds`` are those of result and arguments."""
     library = _library()
     if isinstance(library, str):
         return None
-    find = library.mergeloom_tiles
-    find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_int]
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    kind: Any = ctypes.CFUNCTYPE(
-        size, pointer, size, size, pointer, pointer, pointer, pointer, pointer, pointer
-    )
-    run: Run = kind(find(at_most))
+    choose = library[name]
+    choose.restype, choose.argtypes = ctypes.c_void_p, [ctypes.c_int]
+    kind: Any = ctypes.CFUNCTYPE(*kinds)
+    run: Run = kind(choose(at_most))
     return run
 
 
@@ -116,3 +129,14 @@ def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Num
         ctypes.c_void_p(limits.ctypes.data), ctypes.c_void_p(chosen.ctypes.data),
     )  # fmt: skip
     return chosen
+
+
+def row_divergence(x: Numbers, y: Numbers, floor: float, at_most: int = 99) -> Numbers:
+    """See softmax.c: float32 of shape (rows,), of contiguous float32 of shape (rows, row)."""
+    run = softmax(at_most)
+    if run is None:
+        raise RuntimeError("softmax.c was not compiled")
+    rows, row = x.shape
+    memory, found = np.empty(2 * row), np.empty(rows, dtype=np.float32)
+    run(x.ctypes.data, y.ctypes.data, rows, row, floor, memory.ctypes.data, found.ctypes.data)
+    return found

@@ -17,8 +17,8 @@ from mergeloom.engine.native.values import Total, Values
 from mergeloom.engine.scratch import Scratch
 
 Numbers = np.ndarray[Any, Any]
-Buffer = tuple[int, str]
-"""Where numbers are in memory, and their safetensors dtype."""
+Buffer = tuple[Any, str]
+"""A writable buffer (None for one that is not used) and the safetensors dtype of what is in it."""
 
 NONE: Numbers = np.empty(0, dtype=np.int64)
 
@@ -56,8 +56,8 @@ class Program:
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
         read, written = _arrays(inputs), _arrays(outputs)  # kept alive by their names
         bad = run(
-            self.at, len(self.instructions), size, place(read), place(written), place(totals),
-            cuts.ctypes.data, counts.ctypes.data, address(registers),
+            self.at, len(self.instructions), size, address(read), address(written),
+            address(totals), address(cuts), address(counts), address(registers),
         )  # fmt: skip
         return totals, bad
 
@@ -174,16 +174,12 @@ def _sources(values: Values) -> tuple[Operation, tuple[Values, ...], float]:
 
 
 def address(data: Any) -> int:
-    """Where a writable buffer begins in memory."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(data)) if len(data) else 0
-
-
-def place(array: Numbers) -> int:
-    """Where an array begins in memory, of numbers that are no structs."""
-    at: int = array.__array_interface__["data"][0]  # four times faster than array.ctypes.data
-    return at
+    """Where a writable buffer begins in memory; 0 for an empty one and for None."""
+    if data is None or not len(data):
+        return 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
 
 
 def _arrays(buffers: Sequence[Buffer]) -> Numbers:
     """What tiles.c calls arrays: pairs of an address and a kind."""
-    return np.array([(at, KINDS[dtype]) for at, dtype in buffers], dtype=np.int64)
+    return np.array([(address(data), KINDS[dtype]) for data, dtype in buffers], dtype=np.int64)

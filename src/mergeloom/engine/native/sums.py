@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,12 @@ class TiledSum(Kernel):
         self._blocks.forget(start, stop)
         return made
 
-    def _set_coefficients(self, coefficients: Any) -> None:
+    def _set_coefficients(self, coefficients: Sequence[float]) -> None:
+        """Make the program of the sum; no coefficients at all mean the base alone."""
+        given = coefficients if len(coefficients) else [0.0] * len(self._summands)
         terms = [
             x if c == 1.0 else c * x
-            for c, x in zip(coefficients, self._summands, strict=False)  # none: the base alone
+            for c, x in zip(given, self._summands, strict=True)
             if c != 0.0  # a model without weight is not even read
         ]
         total: Values | None = None

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mergeloom.engine.inputs import Inputs
+from mergeloom.engine.in_torch.inputs import Inputs
+from mergeloom.engine.in_torch.rounding import rounded
 from mergeloom.engine.kernel import Kernel, Output
-from mergeloom.engine.rounding import rounded
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sizes import block_row
 from mergeloom.methods import Note, WeightedSum
@@ -23,7 +23,7 @@ RUN = 2048
 """Elements whose products are summed in the vectors' own precision before float64 takes over."""
 
 
-class SumKernel(Kernel):
+class TorchSum(Kernel):
     """One job whose output is a weighted sum of its inputs.
 
     The one measuring pass takes the Gram matrix in float64; it becomes the coefficients.

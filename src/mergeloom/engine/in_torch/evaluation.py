@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from mergeloom.engine.facts import Facts, Numbers
-from mergeloom.engine.inputs import Inputs
+from mergeloom.engine.in_torch.inputs import Inputs
+from mergeloom.engine.in_torch.rounding import rounded
 from mergeloom.engine.kernel import Output
 from mergeloom.engine.order import ALL, Choice, Search, Tallies, below
-from mergeloom.engine.rounding import rounded
 from mergeloom.engine.scratch import Scratch
-from mergeloom.engine.sizes import REMEMBERED
 from mergeloom.methods import Elementwise, Largest, Totals
 from mergeloom.planning import Job
 
@@ -31,8 +29,6 @@ class TorchEvaluation:
         self.job = job
         self.facts = facts
         self.inputs = Inputs(job, device)
-        self.made: dict[tuple[int, int], torch.Tensor] = {}
-        """By first element and length of a block, what a method makes once of it."""
         self._formula = formula
 
     def begin(self, span: int) -> Carried:
@@ -113,16 +109,6 @@ class TorchBlock:
         self._start = start
         self._carried = carried
 
-    def once(self, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """What was made of this block, kept if all blocks of the tensor together keep little."""
-        made, key = self._evaluation.made, (self._start, len(self.base))
-        if key in made:
-            return made[key]
-        value = make()
-        if value.nbytes * self._facts.size <= REMEMBERED * len(self.base):
-            made[key] = value
-        return value
-
     def known(self, measure: int) -> Numbers:
         """The totals of a measure."""
         return self._facts.known(measure)
@@ -159,6 +145,28 @@ class TorchBlock:
         """Each change's share of the largest rank of its row."""
         shares = self._facts.mean_rank(self.deltas[model].abs().cpu().numpy())
         return torch.from_numpy(shares).to(self.base)
+
+    def row_divergence(self, model: int, floor: float) -> torch.Tensor:
+        """How much the softmaxes of the rows differ, the same number for a whole row."""
+        row = max(1, self.shape[-1]) if self.shape else 1
+
+        def measured() -> Numbers:
+            return row_divergence(self.base, self.deltas[model], row, floor).cpu().numpy()
+
+        found = self._facts.row_divergence(model, self._start, len(self.base), measured)
+        return torch.from_numpy(found).to(self.base).repeat_interleave(row)
+
+
+def row_divergence(base: torch.Tensor, delta: torch.Tensor, row: int, floor: float) -> torch.Tensor:
+    """Of every row Σ p log(p / q) ≥ 0 of the softmaxes p of base + delta and q of base, plus floor.
+
+    Of a usual fine-tune (changes of 5e-4) that is 1e-7: float32 would see only noise.
+    """
+    wide = torch.float32 if base.device.type == "mps" else torch.float64
+    theirs, delta = base.view(-1, row), delta.view(-1, row)
+    p = (theirs + delta).softmax(-1, dtype=wide).add_(floor)
+    q = theirs.softmax(-1, dtype=wide).add_(floor)
+    return p.div(q).log_().mul_(p).sum(-1).clamp_(min=0.0).to(base.dtype)
 
 
 def bits_of(scores: torch.Tensor) -> Numbers:

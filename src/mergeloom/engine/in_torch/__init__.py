@@ -1,0 +1,1 @@
+"""Runs jobs in torch: on GPUs, in float64, and what tiles cannot do."""
