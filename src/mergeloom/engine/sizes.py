@@ -9,12 +9,12 @@ from mergeloom.methods import Elementwise
 from mergeloom.planning.plan import Job, Plan
 from mergeloom.types import numel
 
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 """Elements that are computed at once: small enough for a core's caches, large enough that Python's
 share of a block is small. Part of the result: sums over a tensor are taken block by block, so it
 must not depend on threads or memory."""
 
-BLOCKS_PER_SPAN = 8
+BLOCKS_PER_SPAN = 4
 """Blocks that one worker takes at a time."""
 
 REMEMBERED = 32 << 20
