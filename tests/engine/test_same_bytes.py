@@ -78,7 +78,7 @@ def reference(folder, tmp_path_factory):
 @pytest.mark.parametrize("merge", MERGES)
 def test_threads_and_memory(merge, folder, reference, tmp_path):
     text = recipe(folder, merge)
-    for threads, memory in ((2, None), (5, 8 << 30), (4, 450 << 20)):
+    for threads, memory in ((2, None), (5, 8 << 30), (4, 500 << 20)):
         out = tmp_path / f"{threads}" / "out"
         mergeloom.merge(text, out, threads=threads, max_memory=memory)
         assert_same_files(out, reference[merge])

@@ -44,7 +44,8 @@ def without_tokens(document: Mapping[str, Any], dropped: Mapping[str, int]) -> d
         t for t in document.get("added_tokens") or () if t["content"] not in dropped
     ]
     padding = document.get("padding")
-    if isinstance(padding, Mapping) and padding.get("pad_token") in dropped:
+    unpadded = isinstance(padding, Mapping) and padding.get("pad_token")
+    if isinstance(unpadded, str) and unpadded in dropped:
         edited["padding"] = None
     return edited
 
