@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 TORCH  := torch==2.13.0
 # The compiler that builds mergeloom's library is the pinned one of .venv, not a second download.
 INSTALL := $(PIP) install -c constraints-dev.txt --no-build-isolation
-C_FILES := $(wildcard src/mergeloom/engine/native/*.c)
+C_FILES := $(wildcard src/mergeloom/engine/native/*.[ch])
 
 export PIP_NO_INPUT = 1
 

@@ -25,7 +25,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
 SOURCES = ROOT / "src/mergeloom/engine/native"
-TILES, SOFTMAX = SOURCES / "tiles.c", SOURCES / "softmax.c"
+DISPATCH = "dispatch.c"
 SUFFIXES = {"windows": "dll", "macos": "dylib"}
 
 # Every operation is rounded on its own, so that every processor gives the same bytes; floating
@@ -33,8 +33,7 @@ SUFFIXES = {"windows": "dll", "macos": "dylib"}
 FLAGS = """-O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -fno-sanitize=all
 -Wall -Wextra""".split()
 
-# tiles.c and softmax.c are compiled for several processors, under names that dispatch.c chooses
-# from: tiles_any, softmax_v3.
+# All C files but dispatch.c are compiled for several processors; see variant.h.
 BASELINE: dict[str, str | None] = {"any": None}
 VARIANTS: dict[str, dict[str, str | None]] = {
     "x86_64": {"any": "x86-64", "v3": "x86-64-v3", "v4": "x86-64-v4"}
@@ -119,7 +118,7 @@ def build(name: str | None = None) -> Library:
         raise CompileError(f"the package ziglang is needed to compile for {name}")
     folder = ROOT / "build" / name if name else SOURCES
     output = folder / f"_tiles.{SUFFIXES.get(system, 'so')}"
-    newest = max(path.stat().st_mtime for path in [*SOURCES.glob("*.c"), Path(__file__)])
+    newest = max(path.stat().st_mtime for path in [*SOURCES.glob("*.[ch]"), Path(__file__)])
     if not output.exists() or output.stat().st_mtime < newest:
         compile_library(compiler or system_compiler(), VARIANTS.get(machine, BASELINE), output)
     if target and compiler:
@@ -128,18 +127,15 @@ def build(name: str | None = None) -> Library:
 
 
 def compile_library(compiler: Compiler, variants: dict[str, str | None], output: Path) -> None:
-    """Compile what has variants in all of them and the rest once; a library in use stays whole."""
+    """Compile all variants of every file, and what chooses; a library in use stays whole."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix="_tiles.") as folder:
-        objects = []
-        for source in sorted(set(SOURCES.glob("*.c")) - {TILES, SOFTMAX}):
-            objects.append(f"{folder}/{source.stem}.o")
-            run(compiler, ["-c", str(source), "-o", objects[-1]])
-        varied = [("tiles", TILES), ("softmax", SOFTMAX)]
-        for (name, source), (variant, processor) in itertools.product(varied, variants.items()):
-            objects.append(f"{folder}/{name}_{variant}.o")
-            macro = f"-D{name.upper()}={name}_{variant}"
-            options = ["-c", str(source), macro, "-fvisibility=hidden"]
+        objects = [f"{folder}/dispatch.o"]
+        run(compiler, ["-c", str(SOURCES / DISPATCH), "-o", objects[0]])
+        varied = sorted(path for path in SOURCES.glob("*.c") if path.name != DISPATCH)
+        for source, (variant, processor) in itertools.product(varied, variants.items()):
+            objects.append(f"{folder}/{source.stem}_{variant}.o")
+            options = ["-c", str(source), f"-DVARIANT={variant}", "-fvisibility=hidden"]
             if processor:
                 options.append(f"-march={processor.replace('-', compiler.separator)}")
                 # Otherwise compilers avoid AVX-512, which takes up to half as long again.

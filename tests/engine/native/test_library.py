@@ -61,7 +61,6 @@ def test_the_variants_are_not_exported(hook):
     assert library.mergeloom_tiles
     for variant in hook.VARIANTS["x86_64"]:
         assert not hasattr(library, f"tiles_{variant}")
-        assert not hasattr(library, f"softmax_{variant}")
 
 
 def variants_for_this_processor() -> list[str]:
@@ -75,16 +74,20 @@ def variants_for_this_processor() -> list[str]:
 
 
 def test_the_best_variant_that_the_processor_can_run_is_chosen(hook, tmp_path, monkeypatch):
-    """In the place of tiles.c each variant returns a letter of its own name."""
-    numbered = tmp_path / "numbered.c"
-    numbered.write_text(
-        "#define TEXT_(name) #name\n#define TEXT(name) TEXT_(name)\n"
-        "int TILES(void);\nint TILES(void) { return TEXT(TILES)[7]; }\n"
+    """Each variant returns a letter of its own name."""
+    (tmp_path / "dispatch.c").write_text(
+        (hook.SOURCES / "dispatch.c").read_text().replace("each(softmax) each(choose_by_rank)", "")
     )
-    monkeypatch.setattr(hook, "TILES", numbered)
+    (tmp_path / "numbered.c").write_text(
+        "#define TEXT_(name) #name\n#define TEXT(name) TEXT_(name)\n"
+        f'#include "{hook.SOURCES / "variant.h"}"\n'
+        "int VARIED(tiles)(void);\n"
+        "int VARIED(tiles)(void) { return TEXT(VARIED(tiles))[7]; }\n"
+    )
+    monkeypatch.setattr(hook, "SOURCES", tmp_path)
     machine, _ = hook.host().split("-")
     compiler = hook.zig(hook.TARGETS[hook.host()])
-    library = tmp_path / hook.build().path.name
+    library = tmp_path / "_tiles.so"
     hook.compile_library(compiler, hook.VARIANTS.get(machine, hook.BASELINE), library)
 
     choose = ctypes.CDLL(str(library)).mergeloom_tiles
@@ -110,9 +113,8 @@ def test_without_a_compiler_the_error_says_so(hook, tmp_path, monkeypatch):
 
 
 def test_a_source_that_does_not_compile_says_what_the_compiler_says(hook, tmp_path, monkeypatch):
-    broken = tmp_path / "broken.c"
-    broken.write_text("int TILES(void) { return missing; }\n")
-    monkeypatch.setattr(hook, "TILES", broken)
+    (tmp_path / "dispatch.c").write_text("int dispatch(void) { return missing; }\n")
+    monkeypatch.setattr(hook, "SOURCES", tmp_path)
     compiler = hook.zig(hook.TARGETS[hook.host()])
     with pytest.raises(hook.CompileError, match="missing"):
         hook.compile_library(compiler, hook.BASELINE, tmp_path / "_tiles.so")
@@ -122,16 +124,15 @@ def test_a_source_that_does_not_compile_says_what_the_compiler_says(hook, tmp_pa
 def test_it_is_compiled_again_only_when_a_source_is_newer(hook, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(hook, "SOURCES", tmp_path)
-    monkeypatch.setattr(hook, "TILES", tmp_path / "tiles.c")
     monkeypatch.setattr(
         hook, "compile_library", lambda _, __, output: [compiled.append(output), output.touch()]
     )
-    hook.TILES.touch()
+    (tmp_path / "tiles.c").touch()
     (tmp_path / "dispatch.c").touch()
     hook.build()
     hook.build()
     assert len(compiled) == 1
     later = compiled[0].stat().st_mtime + 1
-    os.utime(hook.TILES, (later, later))
+    os.utime(tmp_path / "tiles.c", (later, later))
     hook.build()
     assert len(compiled) == 2

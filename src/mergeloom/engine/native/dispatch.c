@@ -1,17 +1,18 @@
-/* Chooses the variants of tiles.c and softmax.c for the processor at hand: hatch_build.py compiles
- * both once for each of them. */
+/* Chooses the variants of the library's functions for the processor at hand. */
 
-void tiles_any(void);
-void softmax_any(void);
+#define FUNCTIONS(each) each(tiles) each(softmax) each(choose_by_rank)
+
+#define DECLARE_ANY(name) void name##_any(void);
+FUNCTIONS(DECLARE_ANY)
 
 #if defined(__x86_64__)
 
 #include <cpuid.h>
 
-void tiles_v3(void);
-void tiles_v4(void);
-void softmax_v3(void);
-void softmax_v4(void);
+#define DECLARE(name) \
+    void name##_v3(void); \
+    void name##_v4(void);
+FUNCTIONS(DECLARE)
 
 /* The processor is asked here, because zig's __builtin_cpu_supports always says no. */
 static int x86_level(void) {
@@ -32,24 +33,21 @@ static int x86_level(void) {
     return (b & wide) == wide && (kept & zmm) == zmm ? 4 : 3;
 }
 
-/* The level of this processor, or `at_most`. */
-static int level(int at_most) {
-    int found = x86_level();
-    return found > at_most ? at_most : found;
+/* The best variant that the processor can run, of those up to a level. */
+static void *chosen(int at_most, void *any, void *v3, void *v4) {
+    int found = x86_level(), level = found > at_most ? at_most : found;
+    return level >= 4 ? v4 : level == 3 ? v3 : any;
 }
 
-#define CHOOSE(name) \
-    (level(at_most) >= 4   ? (void *)name##_v4 \
-     : level(at_most) == 3 ? (void *)name##_v3 \
-                           : (void *)name##_any)
+#define CHOSEN(name) chosen(at_most, (void *)name##_any, (void *)name##_v3, (void *)name##_v4)
 
 #else
 
-#define CHOOSE(name) ((void)at_most, (void *)name##_any)
+#define CHOSEN(name) ((void)at_most, (void *)name##_any)
 
 #endif
 
-/* The variants of tiles.c and softmax.c for this processor, of level `at_most` or below. */
-void *mergeloom_tiles(int at_most) { return CHOOSE(tiles); }
-
-void *mergeloom_softmax(int at_most) { return CHOOSE(softmax); }
+/* mergeloom_tiles(4) is the variant of tiles for this processor, of level 4 or below. */
+#define CHOOSE(name) \
+    void *mergeloom_##name(int at_most) { return CHOSEN(name); }
+FUNCTIONS(CHOOSE)

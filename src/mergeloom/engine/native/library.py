@@ -81,35 +81,35 @@ def why_missing() -> str | None:
 
 
 @functools.cache
-def tiles(at_most: int = 99) -> Run | None:
-    """The function of tiles.c for this processor; None where it was not compiled.
+def function(name: str, kinds: tuple[Any, ...], at_most: int = 99) -> Run | None:
+    """A function's variant for this processor; None where the library was not compiled.
 
-    Processors have levels, those of x86-64; ``at_most`` is the highest to make use of.
+    Args:
+        name: as in dispatch.c.
+        kinds: ctypes of the result and of the arguments.
+        at_most: the highest level of processors, those of x86-64, to make use of.
     """
-    size, pointer = ctypes.c_int64, ctypes.c_void_p
-    return _variant("mergeloom_tiles", at_most, size, pointer, size, size, *[pointer] * 6)
-
-
-@functools.cache
-def softmax(at_most: int = 99) -> Run | None:
-    """The function of softmax.c for this processor; see :func:`tiles`."""
-    size, pointer = ctypes.c_int64, ctypes.c_void_p
-    return _variant(
-        "mergeloom_softmax", at_most, None, pointer, pointer, size, size, ctypes.c_double,
-        pointer, pointer,
-    )  # fmt: skip
-
-
-def _variant(name: str, at_most: int, *kinds: Any) -> Run | None:
-    """What the library chooses for this processor; ``kinds`` are those of result and arguments."""
     library = _library()
     if isinstance(library, str):
         return None
-    choose = library[name]
+    choose = library[f"mergeloom_{name}"]
     choose.restype, choose.argtypes = ctypes.c_void_p, [ctypes.c_int]
-    kind: Any = ctypes.CFUNCTYPE(*kinds)
-    run: Run = kind(choose(at_most))
+    run: Run = ctypes.CFUNCTYPE(*kinds)(choose(at_most))
     return run
+
+
+_SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+def tiles(at_most: int = 99) -> Run | None:
+    """The function of tiles.c."""
+    return function("tiles", (_SIZE, _POINTER, _SIZE, _SIZE, *[_POINTER] * 6), at_most)
+
+
+def softmax(at_most: int = 99) -> Run | None:
+    """The function of softmax.c."""
+    kinds = (None, _POINTER, _POINTER, _SIZE, _SIZE, ctypes.c_double, _POINTER, _POINTER)
+    return function("softmax", kinds, at_most)
 
 
 def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Numbers) -> Any:
@@ -117,16 +117,16 @@ def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Num
 
     All arrays are contiguous; sizes and ordered sizes int32, words uint16, places int32.
     """
-    library = _library()
-    if isinstance(library, str) or sizes.dtype != np.int32:
+    kinds = (None, *[_POINTER] * 4, _SIZE, _SIZE, _POINTER, _POINTER)
+    run = function("choose_by_rank", kinds)
+    if run is None or sizes.dtype != np.int32:
         return None
     rows, row = sizes.shape
     chosen = np.empty(sizes.shape, dtype=np.bool_)
     limits = np.empty(2 * (row + 1), dtype=np.int32)
-    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (sizes, ordered, words, places)]
-    library.mergeloom_choose_by_rank(
-        *pointers, ctypes.c_int64(rows), ctypes.c_int64(row),
-        ctypes.c_void_p(limits.ctypes.data), ctypes.c_void_p(chosen.ctypes.data),
+    run(
+        *(a.ctypes.data for a in (sizes, ordered, words, places)), rows, row,
+        limits.ctypes.data, chosen.ctypes.data,
     )  # fmt: skip
     return chosen
 

@@ -3,6 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "variant.h"
+
 /* Long chains of operations: several at once keep the processor busy. */
 #if defined(__clang__)
 #define INTERLEAVED _Pragma("clang loop interleave_count(4)")
@@ -101,8 +103,8 @@ static void softmax(double *restrict to, const float *restrict x, int64_t n, dou
 /* For each of `rows` rows of `row` elements the sum of p log(p / q), at least 0, where p and q are
  * the softmaxes of x and of y, each plus `floor`. `memory` holds two rows. NaN in a row gives NaN.
  */
-void SOFTMAX(const float *x, const float *y, int64_t rows, int64_t row, double floor,
-             double *memory, float *out) {
+void VARIED(softmax)(const float *x, const float *y, int64_t rows, int64_t row, double floor,
+                     double *memory, float *out) {
     double *restrict p = memory, *restrict q = memory + row;
     for (int64_t r = 0; r < rows; r++) {
         softmax(p, x + r * row, row, floor);

@@ -7,13 +7,14 @@
  * The result is the same on every processor: every operation is rounded on its own (the compiler
  * must not fuse a product with a sum), and sums are taken over a fixed number of lanes.
  *
- * Compiled several times, with TILES as the name of the one function, for the generations of a
- * processor family; see dispatch.c. programs.py writes the programs and knows the same structs.
+ * programs.py writes the programs and knows the same structs.
  */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "variant.h"
 
 enum { TILE = 512, LANES = 64, WIDE_LANES = 16 };
 
@@ -243,8 +244,9 @@ static void tally(const float *restrict a, count *of, int n) {
 
 /* Runs a program of `length` instructions over `size` elements; the stored ones that are NaN or
  * infinite. An instruction's `to` is no register that it reads. */
-int64_t TILES(const instruction *program, int64_t length, int64_t size, const array *inputs,
-              const array *outputs, double *totals, cut *cuts, count *counts, float *registers) {
+int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t size, const array *inputs,
+                      const array *outputs, double *totals, cut *cuts, count *counts,
+                      float *registers) {
     int64_t bad = 0;
     float one[TILE], other[TILE];
     for (int64_t start = 0; start < size; start += TILE) {
