@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mergeloom.engine.native.library import COUNT, CUT, TILE, tiles
 from mergeloom.engine.native.programs import address, compiled
-from mergeloom.engine.native.values import Values, constant, kept, loaded
+from mergeloom.engine.native.values import Values, constant, kept, loaded, spread
 from mergeloom.engine.scratch import Scratch
 
 SIZES = st.sampled_from([0, 1, 3, TILE - 1, TILE, TILE + 1, 3 * TILE + 17])
@@ -138,6 +138,17 @@ def test_totals_are_those_of_float64(seed, size, wide):
     wanted = np.array([a.sum(), (a * b).sum(), (1 - a).sum()])
     slack = np.array([1e-14, 1e-14 if wide else 2e-7, 1e-7]) * sizes + 1e-30
     assert (np.abs(totals - wanted) <= slack).all()
+
+
+@pytest.mark.parametrize("row", [1, 2, 5, TILE - 1, TILE, 3 * TILE + 1])
+@pytest.mark.parametrize("rows", [1, 3, 700])
+def test_a_number_for_each_row_is_spread_over_it(row, rows):
+    numbers = np.random.default_rng(row).standard_normal(rows).astype("f4")
+    out = np.empty(rows * row, np.float32)
+    program = compiled(stored=[spread(0, row)], totals=[spread(0, row).sum()])
+    totals, _ = program.run(rows * row, [(numbers, "F32")], Scratch(), outputs=[(out, "F32")])
+    assert np.array_equal(out, np.repeat(numbers, row))
+    assert totals[0] == pytest.approx(float(numbers.astype("f8").sum() * row), abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,7 +14,7 @@ from test_programs import ODD, SIZES, STEPS, floats, recorded
 from mergeloom.engine.native import programs
 from mergeloom.engine.native.library import COUNT, CUT, Operation, tiles
 from mergeloom.engine.native.programs import Program, address, compiled
-from mergeloom.engine.native.values import Values, constant, kept, loaded
+from mergeloom.engine.native.values import Values, constant, kept, loaded, spread
 from mergeloom.engine.scratch import Scratch
 
 LEVELS = [{"any": 1, "v3": 3, "v4": 4}[n.partition("_")[2]] for n in variants_for_this_processor()]
@@ -36,7 +36,15 @@ def address_of(level: int) -> int:
 def program_of(steps, wide: bool) -> Program:
     """All operations, and random ones behind them."""
     a, b, c, flags = (loaded(i) for i in range(4))
-    made: list[Values] = [a, b, c, a + 0.3 * b, (a - b) / c, (1.0 / a) * flags, a * constant(0.1)]
+    made: list[Values] = [
+        a,
+        b,
+        c,
+        a + 0.3 * b,
+        (a - b) / c,
+        (1.0 / a) * flags,
+        spread(0, 5) * constant(0.1),
+    ]
     made += [(a - b).abs() / 3.0 * 0.7, b.sign() + c, c.clamp(min=-0.5, max=2.5), 2.0 - a, a + 0.25]
     for name, first, second in steps:
         one = made[first % len(made)]

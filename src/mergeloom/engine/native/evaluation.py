@@ -13,7 +13,7 @@ from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.blocks import Blocks, rounded
 from mergeloom.engine.native.library import COUNT, CUT, row_divergence
 from mergeloom.engine.native.programs import Buffer, Numbers, Program, address, compiled
-from mergeloom.engine.native.values import Total, Values, kept, loaded
+from mergeloom.engine.native.values import Total, Values, kept, loaded, spread
 from mergeloom.engine.order import ALL, Choice, Tallies, below
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.methods import Elementwise, Largest, Totals
@@ -95,16 +95,16 @@ class RecordedBlock:
         both = compiled(stored=[self.base + self.deltas[model], self.base])
         row = max(1, self.shape[-1]) if self.shape else 1
 
-        def spread(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+        def divergences(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
             def measured() -> Numbers:
                 x, y = scratch.array("softmax", 2 * count, np.float32).reshape(2, count)
                 both.run(count, inputs, scratch, outputs=[(x, "F32"), (y, "F32")])
                 return row_divergence(x.reshape(-1, row), y.reshape(-1, row), floor)
 
-            found = self._facts.row_divergence(model, start, count, measured)
-            return np.repeat(found, row)
+            return self._facts.row_divergence(model, start, count, measured)
 
-        return self._extra(("divergence", model, floor), "F32", spread)
+        found = self._extra(("divergence", model, floor), "F32", divergences)
+        return spread(found.at, row)
 
     def _sizes(self, model: int) -> Callable[[int, list[Buffer], Scratch], Numbers]:
         """Computes |Δ| of one model."""

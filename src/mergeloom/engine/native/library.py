@@ -40,6 +40,7 @@ class Operation(IntEnum):
     DOT = 18
     DOT_WIDE = 19
     COUNT = 20
+    SPREAD = 21
 
 
 KINDS = {"F32": 0, "BF16": 1, "F16": 2, "BOOL": 3}

@@ -126,7 +126,7 @@ class _Compiler:
         operation, parts, x = _sources(values)
         places = [self._registers[part] for part in parts]
         to = self._take()  # before those of the parts are free: tiles.c wants another one
-        a, b = (*places, values.at, values.at)[:2]
+        a, b = (*places, values.at, values.each)[:2]
         self._made.append((operation, to, a, b, x, values.y))
         self._registers[values] = to
         for part in parts:

@@ -14,11 +14,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "formats.h"
 #include "variant.h"
 
 enum { TILE = 512, LANES = 64, WIDE_LANES = 16 };
-
-enum type { F32, BF16, F16, BOOL };
 
 enum operation {
     LOAD,   /* to = input a, widened */
@@ -42,19 +41,13 @@ enum operation {
     DOT,      /* total `to` += a * b, in float32 within a tile */
     DOT_WIDE, /* the same in float64 */
     COUNT,    /* count b takes the scores a, which are not negative */
+    SPREAD,   /* to = the float32 numbers of input a, each for b elements */
 };
-
-typedef uint32_t __attribute__((may_alias)) word; /* the bits of a float */
 
 typedef struct {
     int32_t operation, to, a, b;
     float x, y;
 } instruction;
-
-typedef struct {
-    void *data;
-    int64_t type;
-} array;
 
 /* Chosen is what is larger than limit in size, and the first `budget` elements equal to `equal`. */
 typedef struct {
@@ -69,72 +62,6 @@ typedef struct {
     int64_t above, equal, nonzero, found;
     uint32_t *inside;
 } count;
-
-/* Half precision by the processor where it can, else by integers; the results are the same. */
-#if defined(__F16C__) || defined(__aarch64__)
-
-static inline float widened(uint16_t half) {
-    _Float16 number;
-    memcpy(&number, &half, sizeof number);
-    return (float)number;
-}
-
-static inline uint32_t narrowed(float number) {
-    _Float16 half = (_Float16)number;
-    uint16_t bits;
-    memcpy(&bits, &half, sizeof bits);
-    return bits;
-}
-
-#else
-
-static inline float of_bits(uint32_t bits) {
-    float number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
-static inline uint32_t bits_of(float number) {
-    uint32_t bits;
-    memcpy(&bits, &number, sizeof bits);
-    return bits;
-}
-
-static inline float widened(uint16_t half) {
-    int32_t size = half & 0x7fff;
-    uint32_t finite = bits_of(of_bits((uint32_t)size << 13) * 0x1p112f); /* exact: moves the bias */
-    uint32_t special = (uint32_t)size << 13 | (size > 0x7c00 ? 0x7fc00000 : 0x7f800000);
-    return of_bits((size < 0x7c00 ? finite : special) | (uint32_t)(half & 0x8000) << 16);
-}
-
-/* Of any number but NaN. */
-static inline uint32_t narrowed(float number) {
-    int32_t all = (int32_t)bits_of(number), size = all & 0x7fffffff;
-    int32_t most = size < 0x47800000 ? size : 0x47800000; /* 65536, which becomes infinity */
-    int32_t normal = (most - 0x38000000 + 0xfff + (most >> 13 & 1)) >> 13;
-    /* Below 2^-14 halves are multiples of 2^-24, as floats between 0.5 and 1 are. */
-    int32_t small = (int32_t)bits_of(of_bits((uint32_t)size) + 0.5f) - 0x3f000000;
-    return (uint32_t)((size < 0x38800000 ? small : normal) | (all >> 16 & 0x8000));
-}
-
-#endif
-
-static void load(float *restrict to, const array *from, int64_t start, int n) {
-    if (from->type == F32) {
-        memcpy(to, (const float *)from->data + start, (size_t)n * sizeof(float));
-    } else if (from->type == BF16) {
-        const uint16_t *restrict half = (const uint16_t *)from->data + start;
-        word *restrict bits = (word *)to;
-        for (int i = 0; i < n; i++) bits[i] = (uint32_t)half[i] << 16;
-    } else if (from->type == F16) {
-        const uint16_t *restrict half = (const uint16_t *)from->data + start;
-        for (int i = 0; i < n; i++) to[i] = widened(half[i]);
-    } else {
-        const uint8_t *restrict flag = (const uint8_t *)from->data + start;
-        for (int i = 0; i < n; i++) to[i] = (float)flag[i];
-    }
-    for (int i = n; i < TILE; i++) to[i] = 0;
-}
 
 /* Rounds to the nearest, ties to even, every NaN to the same; how many are NaN or infinite then. */
 static int64_t store(const array *to, int64_t start, const float *restrict from, int n) {
@@ -163,6 +90,16 @@ static int64_t store(const array *to, int64_t start, const float *restrict from,
         }
     }
     return bad;
+}
+
+static void spread(float *restrict to, const float *restrict numbers, int64_t start, int n,
+                   int64_t each) {
+    int64_t at = start / each, left = each - start % each;
+    for (int i = 0; i < n; at++, left = each) {
+        int stop = n - i < left ? n : i + (int)left;
+        for (; i < stop; i++) to[i] = numbers[at];
+    }
+    for (int i = n; i < TILE; i++) to[i] = 0;
 }
 
 static double added(const double *lanes) {
@@ -257,7 +194,10 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t size, 
             const float *restrict b = registers + (int64_t)at->b * TILE;
             float x = at->x, y = at->y;
             switch (at->operation) {
-            case LOAD: load(to, inputs + at->a, start, n); break;
+            case LOAD:
+                load(to, inputs + at->a, start, n);
+                for (int i = n; i < TILE; i++) to[i] = 0;
+                break;
             case NUMBER: EACH(x);
             case ADD: EACH(a[i] + b[i]);
             case SUB: EACH(a[i] - b[i]);
@@ -278,6 +218,7 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t size, 
             case DOT: totals[at->to] += dot(whole(a, one, n), whole(b, other, n)); break;
             case DOT_WIDE: totals[at->to] += dot_wide(whole(a, one, n), whole(b, other, n)); break;
             case COUNT: tally(a, counts + at->b, n); break;
+            case SPREAD: spread(to, inputs[at->a].data, start, n, at->b); break;
             }
         }
     }

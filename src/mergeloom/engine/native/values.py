@@ -17,6 +17,7 @@ class Values:
     Args:
         operation: what makes them, of ``parts`` and of the numbers ``x`` and ``y``.
         at: the input or the cut it reads.
+        each: elements that one number of the input is for.
     """
 
     operation: Operation
@@ -24,6 +25,7 @@ class Values:
     x: float = 0.0
     y: float = 0.0
     at: int = 0
+    each: int = 0
 
     def __add__(self, other: Values | Number) -> Values:
         return self._with(other, Operation.ADD, Operation.ADD_NUMBER)
@@ -108,6 +110,11 @@ class Total:
 def loaded(number: int) -> Values:
     """An input of a program."""
     return Values(Operation.LOAD, at=number)
+
+
+def spread(number: int, each: int) -> Values:
+    """An input of float32 numbers, each for as many elements."""
+    return Values(Operation.SPREAD, at=number, each=each)
 
 
 def kept(values: Values, number: int) -> Values:
