@@ -161,8 +161,9 @@ def test_counts_and_cuts(seed, size, budget, data):
     bits = {k: np.float32(v / 8).view("u4") for k, v in
             {"low": low, "high": high, "common": common}.items()}  # fmt: skip
     inside = np.empty(size, np.uint32)
+    of_nonzero = data.draw(st.booleans())
     count = np.zeros(1, COUNT)
-    for name, value in {**bits, "inside": address(inside)}.items():
+    for name, value in {**bits, "inside": address(inside), "of_nonzero": of_nonzero}.items():
         count[0][name] = value
     cut = np.array([(low / 8, low / 8, budget)], CUT)
     out = np.empty(size, np.float32)
@@ -176,7 +177,7 @@ def test_counts_and_cuts(seed, size, budget, data):
     assert np.array_equal(found, between)
     assert count[0]["above"] == np.count_nonzero(scores > high / 8)
     assert count[0]["equal"] == np.count_nonzero(scores == common / 8)
-    assert count[0]["nonzero"] == np.count_nonzero(scores)
+    assert count[0]["nonzero"] == of_nonzero * np.count_nonzero(scores)
     equal = np.flatnonzero(scores == low / 8)[:budget]
     wanted = np.where(scores > low / 8, values, 0)
     wanted[equal] = values[equal]

@@ -65,9 +65,9 @@ def results(level: int, program: Program, size: int, inputs, dtype: str, monkeyp
     """Stored bytes, what is counted of them, and totals, by one variant."""
     monkeypatch.setattr(programs, "tiles", lambda: tiles(level))
     rows = np.zeros((11, size), OUTPUTS[dtype])
-    inside = np.zeros(size + 1, np.uint32)
+    inside = np.zeros(size, np.uint32)
     low, high, common = np.array([0.25, 2.0, 0.5], np.float32).view("u4")
-    counts = np.array([(low, high, common, 0, 0, 0, 0, 0, address(inside))], COUNT)
+    counts = np.array([(low, high, common, 1, 0, 0, 0, 0, address(inside))], COUNT)
     cuts = np.array([(0.5, 0.5, 3)], CUT)
     totals, bad = program.run(
         size, inputs, Scratch(), cuts=cuts, counts=counts,

@@ -198,6 +198,7 @@ class TiledEvaluation:
             choice = tally.choice
             counts[i]["low"], counts[i]["high"] = choice.low, choice.high
             counts[i]["common"], counts[i]["inside"] = choice.common, address(rows[i])
+        counts["of_nonzero"] = cast(Largest, self._formula.measures[measure]).of_nonzero
         self._run(recorded, start, stop, scratch, carried, again=True, counts=counts)
         for i, tally in enumerate(tallies.values()):
             took = counts[i]

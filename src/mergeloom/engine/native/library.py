@@ -51,7 +51,7 @@ INSTRUCTION = np.dtype(
 )
 CUT = np.dtype([("limit", "f4"), ("equal", "f4"), ("budget", "i8")])
 COUNT = np.dtype(
-    [("low", "u4"), ("high", "u4"), ("common", "u4"), ("unused", "u4"), ("above", "i8"),
+    [("low", "u4"), ("high", "u4"), ("common", "u4"), ("of_nonzero", "u4"), ("above", "i8"),
      ("equal", "i8"), ("nonzero", "i8"), ("found", "i8"), ("inside", "u8")]
 )  # fmt: skip
 

@@ -14,6 +14,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "formats.h"
 #include "variant.h"
 
@@ -56,9 +60,10 @@ typedef struct {
 } cut;
 
 /* Of scores as the integers of their bits: how many are above the bracket [low, high], equal to
- * its number `common`, not zero; and all others inside it, one after the other. */
+ * the number `common` inside it, and not zero (0 unless of_nonzero); and all others inside it, one
+ * after the other, in an array with room for every score. */
 typedef struct {
-    uint32_t low, high, common, unused;
+    uint32_t low, high, common, of_nonzero;
     int64_t above, equal, nonzero, found;
     uint32_t *inside;
 } count;
@@ -151,19 +156,48 @@ static void keep(float *restrict to, const float *restrict a, cut *by, int n) {
     }
 }
 
-static void tally(const float *restrict a, count *of, int n) {
-    const word *restrict bits = (const word *)a;
+/* Counts and lists the scores of a tile that are not below the bracket. */
+#if defined(__AVX512F__)
+
+static void bracket(const word *bits, count *of, int n) {
+    const __m512i low = _mm512_set1_epi32((int)of->low), high = _mm512_set1_epi32((int)of->high),
+                  common = _mm512_set1_epi32((int)of->common);
+    uint32_t *const first = of->inside + of->found, *inside = first;
+    int upto = 0, within = 0, i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512i scores = _mm512_loadu_si512(bits + i);
+        __mmask16 not_above = _mm512_cmple_epu32_mask(scores, high);
+        __mmask16 between = _mm512_mask_cmpge_epu32_mask(not_above, scores, low);
+        __mmask16 listed = _mm512_mask_cmpneq_epu32_mask(between, scores, common);
+        /* Sixteen fit, as not more are listed than were looked at. */
+        _mm512_storeu_si512(inside, _mm512_maskz_compress_epi32(listed, scores));
+        inside += __builtin_popcount(listed);
+        upto += __builtin_popcount(not_above);
+        within += __builtin_popcount(between);
+    }
+    for (; i < n; i++) {
+        int between = bits[i] >= of->low && bits[i] <= of->high;
+        if (between && bits[i] != of->common) *inside++ = bits[i];
+        upto += bits[i] <= of->high;
+        within += between;
+    }
+    of->above += n - upto;
+    of->equal += within - (inside - first);
+    of->found += inside - first;
+}
+
+#else
+
+static void bracket(const word *restrict bits, count *of, int n) {
     const uint32_t low = of->low, high = of->high, common = of->common, width = high - low;
     uint8_t listed[TILE] = {0};
-    int32_t above = 0, equal = 0, nonzero = 0;
+    int32_t above = 0, equal = 0;
     for (int i = 0; i < n; i++) {
         above += bits[i] > high;
         equal += bits[i] == common;
-        nonzero += bits[i] != 0;
     }
     of->above += above;
     of->equal += equal;
-    of->nonzero += nonzero;
     if (low == high) return;
     for (int i = 0; i < n; i++) listed[i] = (bits[i] - low <= width) & (bits[i] != common);
     uint32_t *restrict inside = of->inside + of->found;
@@ -173,6 +207,17 @@ static void tally(const float *restrict a, count *of, int n) {
         for (; eight; eight &= eight - 1) *inside++ = bits[start + __builtin_ctzll(eight) / 8];
     }
     of->found = inside - of->inside;
+}
+
+#endif
+
+static void tally(const float *a, count *of, int n) {
+    const word *bits = (const word *)a;
+    bracket(bits, of, n);
+    int32_t nonzero = 0;
+    if (of->of_nonzero)
+        for (int i = 0; i < n; i++) nonzero += bits[i] != 0;
+    of->nonzero += nonzero;
 }
 
 #define EACH(expression) \
