@@ -21,7 +21,7 @@
 #include "formats.h"
 #include "variant.h"
 
-enum { TILE = 512, LANES = 64, WIDE_LANES = 16 };
+enum { TILE = 512, LANES = 64, WIDE_LANES = 32 };
 
 enum operation {
     LOAD,   /* to = input a, widened */
@@ -68,33 +68,42 @@ typedef struct {
     uint32_t *inside;
 } count;
 
-/* Rounds to the nearest, ties to even, every NaN to the same; how many are NaN or infinite then. */
-static int64_t store(const array *to, int64_t start, const float *restrict from, int n) {
-    const word *restrict bits = (const word *)from;
-    int32_t bad = 0;
-    if (to->type == F32) {
-        word *restrict full = (word *)to->data + start;
-        for (int i = 0; i < n; i++) {
-            full[i] = (bits[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : bits[i];
-            bad += (bits[i] & 0x7f800000) == 0x7f800000;
-        }
-    } else if (to->type == BF16) {
-        uint16_t *restrict half = (uint16_t *)to->data + start;
-        for (int i = 0; i < n; i++) {
-            uint32_t rounded = (bits[i] + 0x7fff + (bits[i] >> 16 & 1)) >> 16;
-            uint32_t result = (bits[i] & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
-            bad += (result & 0x7f80) == 0x7f80;
-            half[i] = (uint16_t)result;
-        }
-    } else {
-        uint16_t *restrict half = (uint16_t *)to->data + start;
-        for (int i = 0; i < n; i++) {
-            uint32_t result = (bits[i] & 0x7fffffff) > 0x7f800000 ? 0x7e00 : narrowed(from[i]);
-            bad += (result & 0x7c00) == 0x7c00;
-            half[i] = (uint16_t)result;
-        }
+/* The bits of the least size that is rounded to infinity, by type. */
+static const int32_t INFINITE[] = {[F32] = 0x7f800000, [BF16] = 0x7f7f8000, [F16] = 0x477ff000};
+
+/* Makes every NaN that was stored the same; how many stored numbers are NaN or infinite. */
+static int64_t repair(const array *to, int64_t start, const word *bits, int n) {
+    const int32_t nan = to->type == F32 ? 0x7fc00000 : to->type == BF16 ? 0x7fc0 : 0x7e00;
+    const int width = to->type == F32 ? 4 : 2;
+    int64_t bad = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t size = bits[i] & 0x7fffffff;
+        if (size > 0x7f800000) memcpy((char *)to->data + (start + i) * width, &nan, (size_t)width);
+        bad += size >= INFINITE[to->type];
     }
     return bad;
+}
+
+static inline uint16_t upper_half(uint32_t bits) {
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Rounds to the nearest, ties to even; how many are NaN or infinite then. */
+static int64_t store(const array *to, int64_t start, const float *restrict from, int n) {
+    const word *restrict bits = (const word *)from;
+    uint16_t *restrict half = (uint16_t *)to->data + start;
+    int32_t largest = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t size = bits[i] & 0x7fffffff;
+        largest = size > largest ? size : largest;
+    }
+    if (to->type == F32)
+        memcpy((float *)to->data + start, from, (size_t)n * sizeof(float));
+    else if (to->type == BF16)
+        for (int i = 0; i < n; i++) half[i] = upper_half(bits[i]);
+    else
+        for (int i = 0; i < n; i++) half[i] = (uint16_t)narrowed(from[i]);
+    return largest < INFINITE[to->type] ? 0 : repair(to, start, bits, n);
 }
 
 static void spread(float *restrict to, const float *restrict numbers, int64_t start, int n,
@@ -107,13 +116,13 @@ static void spread(float *restrict to, const float *restrict numbers, int64_t st
     for (int i = n; i < TILE; i++) to[i] = 0;
 }
 
-static double added(const double *lanes) {
-    double total = 0;
-    for (int l = 0; l < WIDE_LANES; l++) total += lanes[l];
-    return total;
+static double added(double *lanes) {
+    for (int half = WIDE_LANES / 2; half; half /= 2)
+        for (int l = 0; l < half; l++) lanes[l] += lanes[l + half];
+    return lanes[0];
 }
 
-static double sum(const float *restrict a) {
+static double sum(const float *a) {
     double lanes[WIDE_LANES] = {0};
     for (int i = 0; i < TILE; i += WIDE_LANES)
         for (int l = 0; l < WIDE_LANES; l++) lanes[l] += (double)a[i + l];
@@ -146,10 +155,13 @@ static const float *whole(const float *a, float *copy, int n) {
 }
 
 static void keep(float *restrict to, const float *restrict a, cut *by, int n) {
-    float limit = by->limit;
+    const float limit = by->limit, equal = by->equal;
     for (int i = 0; i < TILE; i++) to[i] = fabsf(a[i]) <= limit ? 0 : a[i];
-    for (int i = 0; i < n && by->budget > 0; i++) {
-        if (fabsf(a[i]) == by->equal) {
+    if (by->budget <= 0) return;
+    int found = 0;
+    for (int i = 0; i < TILE; i++) found |= fabsf(a[i]) == equal;
+    for (int i = 0; found && i < n && by->budget > 0; i++) {
+        if (fabsf(a[i]) == equal) {
             to[i] = a[i];
             by->budget--;
         }
@@ -220,6 +232,10 @@ static void tally(const float *a, count *of, int n) {
     of->nonzero += nonzero;
 }
 
+static inline float at_least(float a, float x) { return a < x ? x : a; }
+
+static inline float at_most(float a, float x) { return a > x ? x : a; }
+
 #define EACH(expression) \
     for (int i = 0; i < TILE; i++) to[i] = (expression); \
     break
@@ -255,8 +271,8 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t size, 
             case INTO_NUMBER: EACH(x / a[i]);
             case ADD_SCALED: EACH(a[i] + x * b[i]);
             case ABS: EACH(fabsf(a[i]));
-            case SIGN: EACH((float)((a[i] > 0) - (a[i] < 0)));
-            case CLAMP: EACH(a[i] < x ? x : a[i] > y ? y : a[i]);
+            case SIGN: EACH(__builtin_islessgreater(a[i], 0) ? copysignf(1, a[i]) : 0);
+            case CLAMP: EACH(at_most(at_least(a[i], x), y));
             case KEEP: keep(to, a, cuts + at->b, n); break;
             case STORE: bad += store(outputs + at->b, start, a, n); break;
             case SUM: totals[at->to] += sum(whole(a, one, n)); break;
