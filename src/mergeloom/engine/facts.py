@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from mergeloom.engine.order import Choice, Search
-from mergeloom.engine.randomness import Bools, Stream
+from mergeloom.engine.randomness import Bools, Chance, Stream
 from mergeloom.engine.ranks import chosen_by_rank, mean_rank
-from mergeloom.engine.sizes import BLOCK, REMEMBERED
+from mergeloom.engine.sizes import REMEMBERED
 from mergeloom.methods import Elementwise, Largest
 from mergeloom.planning import Job
 from mergeloom.types import numel
 
 Numbers = np.ndarray[Any, Any]
 
-Chosen = tuple[int, int, int, float] | tuple[int, int, int, float, float]
-"""Model, first element, how many, and the probability, or the lowest and the highest one."""
+Chosen = tuple[int, int, int, float, float]
+"""Model, first element, how many, the lowest and the highest probability."""
 
 
 @dataclass
@@ -69,13 +69,13 @@ class Facts:
             raise RuntimeError(f"measure {measure} looks for no largest")
         return found.choices[score][choice]
 
+    def chance(self, model: int, probability: float) -> Chance:
+        """What tiles choose a model's elements with."""
+        return self._streams[model].chance(probability)
+
     def by_chance(self, model: int, start: int, count: int, probability: float) -> Bools:
         """True with ``probability`` for elements from ``start`` on."""
-        stream = self._streams[model]
-        return self._choose(
-            (model, start, count, probability),
-            lambda: stream.chosen(start, count, BLOCK, probability),
-        )
+        return self._streams[model].chosen(start, count, probability)
 
     def by_rank(
         self,
@@ -89,7 +89,7 @@ class Facts:
         """True with a probability that rises with the rank of the element's bits in its row."""
 
         def choose() -> Bools:
-            words = self._streams[model].words(start, count, BLOCK)
+            words = self._streams[model].words(start, count)
             return chosen_by_rank(bits(), self._shape, words, lowest, highest)
 
         return self._choose((model, start, count, lowest, highest), choose)

@@ -3,62 +3,107 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mergeloom.engine.native.library import random_words
+
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Words = np.ndarray[Any, np.dtype[np.uint16]]
+Numbers = np.ndarray[Any, np.dtype[np.uint64]]
+
+WORDS = 8
+"""Random words that one call of the generator makes."""
+
+_AT_ONCE = 1 << 13
+"""Calls whose numbers fit into a core's caches."""
+
+
+class Chance(NamedTuple):
+    """What tiles choose with: see the struct of this name in tiles.c."""
+
+    key: int
+    whole: int
+    rest: int
 
 
 class Stream:
     """The random numbers of one model in one output tensor.
 
-    Every block has its own generator (SFC64) seeded from (seed, tensor, model, block), so the
-    numbers are the same for any number of threads, order of work or models, and after a resume.
-    Blocks are counted from an offset in steps of ``block`` elements; the offset itself names the
-    first one, so a block of whole rows draws the same however long it is.
+    An element's bits follow from (seed, tensor, model) and the element's number alone, so they
+    are the same for any number of threads, order of work or models, size of blocks, and after a
+    resume. The generator is that of random.c, which makes them where it was compiled.
     """
 
     def __init__(self, seed: int, tensor: str, model: str) -> None:
         text = "\0".join((str(seed), tensor, model)).encode()
-        self._entropy = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
+        self._key = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
-    def chosen(self, start: int, count: int, block: int, probability: float) -> Bools:
-        """True with ``probability`` for elements [start, start + count), exactly to 2⁻⁵³.
+    def chance(self, probability: float) -> Chance:
+        """A choice with ``probability``, exact to 2⁻⁴⁸."""
+        whole, part = divmod(probability * 2**16, 1)
+        return Chance(self._key, int(whole), int(part * 2**32))
 
-        A random byte decides, except in the one case of 256 that lies at the probability: there
-        another number does.
-        """
-        whole, part = divmod(probability * 256, 1)
-        chosen = np.empty(count, dtype=np.bool_)
-        for piece, generator in self._pieces(start, count, block):
-            drawn = _words(generator, np.uint8, piece.stop - piece.start)
-            np.less(drawn, whole, out=chosen[piece])
-            if part:
-                edge = np.flatnonzero(drawn == whole)
-                chosen[piece][edge] = generator.random(len(edge)) < part
+    def chosen(self, first: int, count: int, probability: float) -> Bools:
+        """True with ``probability`` for elements [first, first + count)."""
+        _, whole, rest = self.chance(probability)
+        words = self.words(first, count)
+        chosen: Bools = words < whole
+        if rest:
+            edge = np.flatnonzero(words == whole)
+            chosen[edge] = _more_bits(self._key, first + edge) < rest
         return chosen
 
-    def words(self, start: int, count: int, block: int) -> Words:
-        """Numbers of 16 random bits for elements [start, start + count)."""
-        words = np.empty(count, dtype=np.uint16)
-        for piece, generator in self._pieces(start, count, block):
-            words[piece] = _words(generator, np.uint16, piece.stop - piece.start)
-        return words
-
-    def _pieces(
-        self, start: int, count: int, block: int
-    ) -> Iterator[tuple[slice, np.random.Generator]]:
-        for offset in range(0, count, block):
-            key = np.random.SeedSequence(self._entropy, spawn_key=(start + offset,))
-            generator = np.random.Generator(np.random.SFC64(key))
-            yield slice(offset, min(offset + block, count)), generator
+    def words(self, first: int, count: int) -> Words:
+        """Numbers of 16 random bits for elements [first, first + count)."""
+        words = random_words(self._key, first, count)
+        return plain_words(self._key, first, count) if words is None else words
 
 
-def _words(generator: np.random.Generator, dtype: type[np.unsignedinteger[Any]], count: int) -> Any:
-    """Random integers of a dtype cut out of 64-bit ones, which numpy draws without its lock."""
-    each = 8 // np.dtype(dtype).itemsize
-    drawn = generator.integers(0, 2**64 - 1, -(-count // each), dtype=np.uint64, endpoint=True)
-    return drawn.view(dtype)[:count]
+def plain_words(key: int, first: int, count: int) -> Words:
+    """The same as the library's random words."""
+    begin, end = first // WORDS, -(-(first + count) // WORDS)
+    words = np.empty((end - begin) * WORDS, dtype=np.uint16)
+    for call in range(begin, end, _AT_ONCE):
+        calls = np.arange(call, min(call + _AT_ONCE, end), dtype=np.uint64)
+        at = (call - begin) * WORDS
+        made = _made(key, calls, 0).T.astype("<u4", order="C")  # (calls, 4)
+        words[at : at + len(calls) * WORDS] = made.view("<u2").reshape(-1)
+    skipped = first - begin * WORDS
+    return words[skipped : skipped + count]
+
+
+def _more_bits(key: int, elements: np.ndarray[Any, Any]) -> Numbers:
+    """32 random bits of every element besides its word: from counters that end with 1, not 0."""
+    bits: Numbers = _made(key, elements.astype(np.uint64), 1)[0]
+    return bits
+
+
+def _made(key: int, counters: Numbers, last: int) -> Numbers:
+    """What a generator's calls make, 32 bits each, shape (4, calls)."""
+    zeros = np.zeros_like(counters)
+    return philox(key, np.stack([counters & _LOW, counters >> _HALF, zeros, zeros + last]))
+
+
+_LOW, _HALF = np.uint64(2**32 - 1), np.uint64(32)
+
+
+def philox(key: int, counters: Numbers) -> Numbers:
+    """Philox4x32-10 of numbers of 32 bits; see random.c.
+
+    Args:
+        key: 64 bits.
+        counters: shape (4, calls).
+
+    Returns: shape (4, calls).
+    """
+    factors = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+    steps = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
+    keys = np.array([[key & 0xFFFFFFFF], [key >> 32]], dtype=np.uint64)
+    even, odd = counters[0::2], counters[1::2]
+    for _ in range(10):
+        products = (even * factors)[::-1]
+        even, odd = products >> _HALF ^ odd ^ keys, products & _LOW
+        keys = (keys + steps) & _LOW
+    return np.stack([even, odd], axis=1).reshape(4, -1)

@@ -103,7 +103,9 @@ def rounded(
     """
     size = DTYPES[job.dtype].bytes
     data = scratch.bytes("out", (stop - start) * size)
-    _, bad = program.run(stop - start, buffers, scratch, outputs=[(data, job.dtype)], cuts=cuts)
+    _, bad = program.run(
+        stop - start, buffers, scratch, first=start, outputs=[(data, job.dtype)], cuts=cuts
+    )
     for first, end in job.exact:
         a, b = max(start, first), min(stop, end)
         if a < b:

@@ -13,7 +13,7 @@ from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.blocks import Blocks, rounded
 from mergeloom.engine.native.library import COUNT, CUT, row_divergence
 from mergeloom.engine.native.programs import Buffer, Numbers, Program, address, compiled
-from mergeloom.engine.native.values import Total, Values, kept, loaded, spread
+from mergeloom.engine.native.values import Total, Values, chosen, kept, loaded, spread
 from mergeloom.engine.order import ALL, Choice, Tallies, below
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.methods import Elementwise, Largest, Totals
@@ -61,24 +61,19 @@ class RecordedBlock:
 
     def keep_by_chance(self, model: int, probability: float, values: Values) -> Values:
         """Zeros for what is not chosen with ``probability``."""
-
-        def chosen(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
-            del inputs, scratch
-            return self._facts.by_chance(model, start, count, probability)
-
-        return values * self._extra(("chance", model, probability), "BOOL", chosen)
+        return chosen(values, self._facts.chance(model, probability))
 
     def keep_by_rank(self, model: int, lowest: float, highest: float, values: Values) -> Values:
         """Zeros for what is not chosen with a probability that rises with the rank."""
         sizes = self._sizes(model)
 
-        def chosen(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+        def by_rank(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
             def bits() -> Numbers:
                 return sizes(count, inputs, scratch).view(np.int32)
 
             return self._facts.by_rank(model, start, count, bits, lowest, highest)
 
-        return values * self._extra(("rank", model, lowest, highest), "BOOL", chosen)
+        return values * self._extra(("rank", model, lowest, highest), "BOOL", by_rank)
 
     def mean_rank(self, model: int) -> Values:
         """Each change's share of the largest rank of its row."""
@@ -227,7 +222,9 @@ class TiledEvaluation:
     ) -> tuple[Numbers, int]:
         buffers = self._buffers(recorded, start, stop, scratch, again=again)
         cuts = self._cuts(recorded, carried)
-        return recorded.program.run(stop - start, buffers, scratch, cuts=cuts, **places)
+        return recorded.program.run(
+            stop - start, buffers, scratch, first=start, cuts=cuts, **places
+        )
 
     def _buffers(
         self,

@@ -35,12 +35,13 @@ class Operation(IntEnum):
     SIGN = 13
     CLAMP = 14
     KEEP = 15
-    STORE = 16
-    SUM = 17
-    DOT = 18
-    DOT_WIDE = 19
-    COUNT = 20
-    SPREAD = 21
+    CHANCE = 16
+    STORE = 17
+    SUM = 18
+    DOT = 19
+    DOT_WIDE = 20
+    COUNT = 21
+    SPREAD = 22
 
 
 KINDS = {"F32": 0, "BF16": 1, "F16": 2, "BOOL": 3}
@@ -50,6 +51,7 @@ INSTRUCTION = np.dtype(
     [("operation", "i4"), ("to", "i4"), ("a", "i4"), ("b", "i4"), ("x", "f4"), ("y", "f4")]
 )
 CUT = np.dtype([("limit", "f4"), ("equal", "f4"), ("budget", "i8")])
+CHANCE = np.dtype([("key", "u8"), ("whole", "u4"), ("rest", "u4")])
 COUNT = np.dtype(
     [("low", "u4"), ("high", "u4"), ("common", "u4"), ("of_nonzero", "u4"), ("above", "i8"),
      ("equal", "i8"), ("nonzero", "i8"), ("found", "i8"), ("inside", "u8")]
@@ -104,7 +106,18 @@ _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 def tiles(at_most: int = 99) -> Run | None:
     """The function of tiles.c."""
-    return function("tiles", (_SIZE, _POINTER, _SIZE, _SIZE, *[_POINTER] * 6), at_most)
+    return function("tiles", (_SIZE, _POINTER, _SIZE, _SIZE, _SIZE, *[_POINTER] * 7), at_most)
+
+
+def random_words(key: int, first: int, count: int, at_most: int = 99) -> Numbers | None:
+    """See random.c: uint16 of shape (count,), for a key of 64 bits; None without a library."""
+    kinds = (None, ctypes.c_uint64, _SIZE, _SIZE, _POINTER)
+    run = function("random_words", kinds, at_most)
+    if run is None:
+        return None
+    words = np.empty(count, dtype=np.uint16)
+    run(key, first, count, words.ctypes.data)
+    return words
 
 
 def softmax(at_most: int = 99) -> Run | None:

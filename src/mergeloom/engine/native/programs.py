@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mergeloom.engine.native.library import INSTRUCTION, KINDS, TILE, Operation, tiles
+from mergeloom.engine.native.library import CHANCE, INSTRUCTION, KINDS, TILE, Operation, tiles
 from mergeloom.engine.native.values import Total, Values
+from mergeloom.engine.randomness import Chance
 from mergeloom.engine.scratch import Scratch
 
 Numbers = np.ndarray[Any, Any]
@@ -25,9 +26,10 @@ NONE: Numbers = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class Program:
-    """Instructions, how many registers and totals they use, and which inputs."""
+    """Instructions, the chances they name, how many registers and totals, and which inputs."""
 
     instructions: Numbers
+    chances: Numbers
     registers: int
     totals: int
     inputs: frozenset[int]
@@ -44,11 +46,15 @@ class Program:
         inputs: Sequence[Buffer],
         scratch: Scratch,
         *,
+        first: int = 0,
         outputs: Sequence[Buffer] = (),
         cuts: Numbers = NONE,
         counts: Numbers = NONE,
     ) -> tuple[Numbers, int]:
-        """Run over ``size`` elements: the totals, and how many stored ones are not finite."""
+        """Run over ``size`` elements: the totals, and how many stored ones are not finite.
+
+        ``first`` is the number of the first one in its tensor.
+        """
         run = tiles()
         if run is None:
             raise RuntimeError("tiles.c was not compiled")
@@ -56,8 +62,9 @@ class Program:
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
         read, written = _arrays(inputs), _arrays(outputs)  # kept alive by their names
         bad = run(
-            self.at, len(self.instructions), size, address(read), address(written),
-            address(totals), address(cuts), address(counts), address(registers),
+            self.at, len(self.instructions), first, size, address(read), address(written),
+            address(totals), address(cuts), address(self.chances), address(counts),
+            address(registers),
         )  # fmt: skip
         return totals, bad
 
@@ -100,6 +107,7 @@ class _Compiler:
         self._registers: dict[Values, int] = {}
         self._free: list[int] = []
         self._count = 0
+        self._chances: list[Chance] = []
         self._made: list[tuple[int, int, int, int, float, float]] = []
         self._order = list(_parts_first(part for _, parts, _, _ in roots for part in parts))
         for _, parts, _, _ in roots:
@@ -119,18 +127,27 @@ class _Compiler:
             for part in parts:
                 self._used(part)
         inputs = frozenset(v.at for v in self._registers if v.operation is Operation.LOAD)
-        return Program(np.array(self._made, dtype=INSTRUCTION), self._count, totals, inputs)
+        instructions = np.array(self._made, dtype=INSTRUCTION)
+        chances = np.array(self._chances, dtype=CHANCE)
+        return Program(instructions, chances, self._count, totals, inputs)
 
     def _make(self, values: Values) -> None:
         """The instruction that makes values out of parts that were made before."""
         operation, parts, x = _sources(values)
         places = [self._registers[part] for part in parts]
         to = self._take()  # before those of the parts are free: tiles.c wants another one
-        a, b = (*places, values.at, values.each)[:2]
+        a, b = (*places, self._number(values), values.each)[:2]
         self._made.append((operation, to, a, b, x, values.y))
         self._registers[values] = to
         for part in parts:
             self._used(part)
+
+    def _number(self, values: Values) -> int:
+        """Which input, cut or chance an instruction reads."""
+        if values.chance is None:
+            return values.at
+        self._chances.append(values.chance)
+        return len(self._chances) - 1
 
     def _take(self) -> int:
         if self._free:

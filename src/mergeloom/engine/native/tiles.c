@@ -19,6 +19,7 @@
 #endif
 
 #include "formats.h"
+#include "random.h"
 #include "variant.h"
 
 enum { TILE = 512, LANES = 64, WIDE_LANES = 32 };
@@ -40,6 +41,7 @@ enum operation {
     SIGN,     /* -1, 0 or 1; 0 for NaN */
     CLAMP,    /* to at least x and at most y; NaN stays */
     KEEP,     /* to = a where it is chosen by cut b, else 0; NaN stays */
+    CHANCE,   /* to = a where it is chosen by chance b, else a * 0 */
     STORE,    /* output b = a, rounded */
     SUM,      /* total `to` += a */
     DOT,      /* total `to` += a * b, in float32 within a tile */
@@ -58,6 +60,13 @@ typedef struct {
     float limit, equal;
     int64_t budget;
 } cut;
+
+/* Chosen is what has a random word below `whole`, or equal to it and more random bits below `rest`:
+ * with a probability of (whole + rest / 2^32) / 2^16. */
+typedef struct {
+    uint64_t key;
+    uint32_t whole, rest;
+} chance;
 
 /* Of scores as the integers of their bits: how many are above the bracket [low, high], equal to
  * the number `common` inside it, and not zero (0 unless of_nonzero); and all others inside it, one
@@ -168,6 +177,18 @@ static void keep(float *restrict to, const float *restrict a, cut *by, int n) {
     }
 }
 
+/* A product, so that NaN and infinity are not hidden. */
+static void choose(float *restrict to, const float *restrict a, const chance *by, int64_t first) {
+    const uint32_t whole = by->whole;
+    uint16_t words[TILE], equal = 0;
+    VARIED(random_words)(by->key, first, TILE, words);
+    for (int i = 0; i < TILE; i++) to[i] = a[i] * (words[i] < whole ? 1.0f : 0.0f);
+    if (!by->rest) return;
+    for (int i = 0; i < TILE; i++) equal |= words[i] == (uint16_t)whole;
+    for (int i = 0; i < TILE && equal; i++)
+        if (words[i] == whole && VARIED(more_bits)(by->key, first + i) < by->rest) to[i] = a[i];
+}
+
 /* Counts and lists the scores of a tile that are not below the bracket. */
 #if defined(__AVX512F__)
 
@@ -240,11 +261,12 @@ static inline float at_most(float a, float x) { return a > x ? x : a; }
     for (int i = 0; i < TILE; i++) to[i] = (expression); \
     break
 
-/* Runs a program of `length` instructions over `size` elements; the stored ones that are NaN or
- * infinite. An instruction's `to` is no register that it reads. */
-int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t size, const array *inputs,
-                      const array *outputs, double *totals, cut *cuts, count *counts,
-                      float *registers) {
+/* Runs a program of `length` instructions over `size` elements, those of the tensor from `first`
+ * on; the stored ones that are NaN or infinite. An instruction's `to` is no register that it reads.
+ */
+int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t first, int64_t size,
+                      const array *inputs, const array *outputs, double *totals, cut *cuts,
+                      const chance *chances, count *counts, float *registers) {
     int64_t bad = 0;
     float one[TILE], other[TILE];
     for (int64_t start = 0; start < size; start += TILE) {
@@ -274,6 +296,7 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t size, 
             case SIGN: EACH(__builtin_islessgreater(a[i], 0) ? copysignf(1, a[i]) : 0);
             case CLAMP: EACH(at_most(at_least(a[i], x), y));
             case KEEP: keep(to, a, cuts + at->b, n); break;
+            case CHANCE: choose(to, a, chances + at->b, first + start); break;
             case STORE: bad += store(outputs + at->b, start, a, n); break;
             case SUM: totals[at->to] += sum(whole(a, one, n)); break;
             case DOT: totals[at->to] += dot(whole(a, one, n), whole(b, other, n)); break;

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mergeloom.engine.native.library import Operation
+from mergeloom.engine.randomness import Chance
 
 Number = int | float
 
@@ -18,6 +19,7 @@ class Values:
         operation: what makes them, of ``parts`` and of the numbers ``x`` and ``y``.
         at: the input or the cut it reads.
         each: elements that one number of the input is for.
+        chance: what chooses them at random.
     """
 
     operation: Operation
@@ -26,6 +28,7 @@ class Values:
     y: float = 0.0
     at: int = 0
     each: int = 0
+    chance: Chance | None = None
 
     def __add__(self, other: Values | Number) -> Values:
         return self._with(other, Operation.ADD, Operation.ADD_NUMBER)
@@ -120,6 +123,11 @@ def spread(number: int, each: int) -> Values:
 def kept(values: Values, number: int) -> Values:
     """Values that a cut chooses, and zeros."""
     return Values(Operation.KEEP, (values,), at=number)
+
+
+def chosen(values: Values, chance: Chance) -> Values:
+    """Values that chance chooses, and their products with zero."""
+    return Values(Operation.CHANCE, (values,), chance=chance)
 
 
 def constant(number: float) -> Values:
