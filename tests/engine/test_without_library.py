@@ -27,7 +27,9 @@ def no_library():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "tiles", lambda: None)
         patch.setattr(library, "_library", lambda: "it was taken away")
+        library.function.cache_clear()
         yield
+    library.function.cache_clear()
 
 
 def model(seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:

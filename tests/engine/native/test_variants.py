@@ -14,7 +14,8 @@ from test_programs import ODD, SIZES, STEPS, floats, recorded
 from mergeloom.engine.native import programs
 from mergeloom.engine.native.library import COUNT, CUT, Operation, tiles
 from mergeloom.engine.native.programs import Program, address, compiled
-from mergeloom.engine.native.values import Values, constant, kept, loaded, spread
+from mergeloom.engine.native.values import Values, chosen, constant, kept, loaded, spread
+from mergeloom.engine.randomness import Chance
 from mergeloom.engine.scratch import Scratch
 
 LEVELS = [{"any": 1, "v3": 3, "v4": 4}[n.partition("_")[2]] for n in variants_for_this_processor()]
@@ -45,7 +46,8 @@ def program_of(steps, wide: bool) -> Program:
         (1.0 / a) * flags,
         spread(0, 5) * constant(0.1),
     ]
-    made += [(a - b).abs() / 3.0 * 0.7, b.sign() + c, c.clamp(min=-0.5, max=2.5), 2.0 - a, a + 0.25]
+    made += [(a - b).abs() / 3.0 * 0.7, b.sign() + c, c.clamp(min=-0.5, max=2.5), a + 0.25]
+    made += [chosen(2.0 - a, Chance(5, 700, 2**31))]
     for name, first, second in steps:
         one = made[first % len(made)]
         other = made[second % len(made)] if isinstance(second, int) else second
