@@ -99,11 +99,11 @@ class Facts:
     ) -> Numbers:
         """A block's numbers for its rows: measured, or those of an earlier pass if they are few."""
         key = (model, start, count)
-        if key in self._divergences:
-            return self._divergences[key]
-        found = measure()
-        if found.nbytes * self.size <= REMEMBERED * count:
-            self._divergences[key] = found
+        found = self._divergences.get(key)
+        if found is None:
+            found = measure()
+            if found.nbytes * self.size <= REMEMBERED * count:
+                self._divergences[key] = found
         return found
 
     def mean_rank(self, sizes: Numbers) -> Numbers:

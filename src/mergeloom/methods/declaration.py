@@ -203,8 +203,8 @@ class Block(Protocol):
 
     def row_divergence(self, model: int, floor: float) -> Values:
         """The same number for all elements of a row along the last axis: Σ p log(p / q) ≥ 0, where
-        p and q are the softmaxes of the model's row and of the base's, each plus ``floor``, in
-        float64. Only in blocks of whole rows."""
+        p and q are the softmaxes of the model's row and of the base's, each plus ``floor``, as
+        exact as in float64. Only in blocks of whole rows."""
         ...
 
 
@@ -230,7 +230,8 @@ class Largest:
     It reads a sample first, and all once more in the rare case that the sample misled.
     ``scores`` maps a block to a list of rows of scores, one for each element. ``counts`` maps (the
     number of non-zero scores of each row, the number of elements) to how many of the largest to
-    choose, several choices for each row; the first argument is only true with ``of_nonzero``.
+    choose, several choices for each row. Without ``of_nonzero`` the first argument is a guess from
+    the sample, but never 0 unless the sample has none, and never positive unless there are some.
     """
 
     scores: Callable[[Block], Sequence[Values]]

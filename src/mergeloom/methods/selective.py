@@ -174,8 +174,8 @@ models:
 dtype: bfloat16
 """,
     differs="The quartiles are exact; mergekit takes those of more than a million scores from a "
-    "random sample, so its results vary. Divergences are computed in float64; in bfloat16 those of "
-    "small changes are lost. Where all scores are zero the base stays.",
+    "random sample, so its results vary. Divergences are as exact as in float64; in bfloat16 those "
+    "of small changes are lost. Where all scores are zero the base stays.",
 )
 def arcee_fusion(arguments: Arguments) -> Formula:
     """The other model's elements where a score is high.
@@ -188,8 +188,8 @@ def arcee_fusion(arguments: Arguments) -> Formula:
     del arguments
 
     def counts(nonzero: Sequence[int], size: int) -> list[list[int]]:
-        del nonzero
-        return [[*(size - int(q * (size - 1)) for q in QUARTILES), 1]]
+        quartiles = (size - int(q * (size - 1)) for q in QUARTILES)
+        return [[*quartiles, 0 if nonzero[0] else 1]]  # the largest: only if it may be 0
 
     def apply(block: Block) -> Values:
         first, median, third, largest = (block.threshold(0, 0, i) for i in range(4))
@@ -197,8 +197,8 @@ def arcee_fusion(arguments: Arguments) -> Formula:
             return block.base
         limit = median + 1.5 * (third - first)
         (scores,) = fusion_scores(block)
-        chosen = ((scores - limit).sign() + 0.5).clamp(min=0.0).sign()  # 1 where >= limit
-        return chosen * block.deltas[0] + block.base
+        stays = (limit - scores).sign().clamp(min=0.0)  # 1 where score < limit, else 0
+        return (1.0 - stays) * block.deltas[0] + block.base
 
     return Elementwise(apply, (Largest(fusion_scores, counts),), whole_rows=True)
 

@@ -11,7 +11,8 @@ import numpy as np
 from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.blocks import Blocks, rounded
-from mergeloom.engine.native.library import COUNT, CUT, row_divergence
+from mergeloom.engine.native.divergence import row_divergence
+from mergeloom.engine.native.library import COUNT, CUT
 from mergeloom.engine.native.programs import Buffer, Numbers, Program, address, compiled
 from mergeloom.engine.native.values import Total, Values, chosen, kept, loaded, spread
 from mergeloom.engine.order import ALL, Choice, Tallies, below
@@ -87,14 +88,13 @@ class RecordedBlock:
 
     def row_divergence(self, model: int, floor: float) -> Values:
         """How much the softmaxes of the rows differ, the same number for a whole row."""
-        both = compiled(stored=[self.base + self.deltas[model], self.base])
         row = max(1, self.shape[-1]) if self.shape else 1
 
         def divergences(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+            del scratch
+
             def measured() -> Numbers:
-                x, y = scratch.array("softmax", 2 * count, np.float32).reshape(2, count)
-                both.run(count, inputs, scratch, outputs=[(x, "F32"), (y, "F32")])
-                return row_divergence(x.reshape(-1, row), y.reshape(-1, row), floor)
+                return row_divergence(inputs[model + 1], inputs[0], count // row, row, floor)
 
             return self._facts.row_divergence(model, start, count, measured)
 

@@ -120,12 +120,6 @@ def random_words(key: int, first: int, count: int, at_most: int = 99) -> Numbers
     return words
 
 
-def softmax(at_most: int = 99) -> Run | None:
-    """The function of softmax.c."""
-    kinds = (None, _POINTER, _POINTER, _SIZE, _SIZE, ctypes.c_double, _POINTER, _POINTER)
-    return function("softmax", kinds, at_most)
-
-
 def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Numbers) -> Any:
     """See ranks.c: bools of shape (rows, row); None for other than int32 or without a library.
 
@@ -143,14 +137,3 @@ def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Num
         limits.ctypes.data, chosen.ctypes.data,
     )  # fmt: skip
     return chosen
-
-
-def row_divergence(x: Numbers, y: Numbers, floor: float, at_most: int = 99) -> Numbers:
-    """See softmax.c: float32 of shape (rows,), of contiguous float32 of shape (rows, row)."""
-    run = softmax(at_most)
-    if run is None:
-        raise RuntimeError("softmax.c was not compiled")
-    rows, row = x.shape
-    memory, found = np.empty(2 * row), np.empty(rows, dtype=np.float32)
-    run(x.ctypes.data, y.ctypes.data, rows, row, floor, memory.ctypes.data, found.ctypes.data)
-    return found

@@ -60,7 +60,7 @@ class Program:
             raise RuntimeError("tiles.c was not compiled")
         totals = np.zeros(self.totals)
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
-        read, written = _arrays(inputs), _arrays(outputs)  # kept alive by their names
+        read, written = arrays(inputs), arrays(outputs)  # kept alive by their names
         bad = run(
             self.at, len(self.instructions), first, size, address(read), address(written),
             address(totals), address(cuts), address(self.chances), address(counts),
@@ -197,6 +197,6 @@ def address(data: Any) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(data))
 
 
-def _arrays(buffers: Sequence[Buffer]) -> Numbers:
+def arrays(buffers: Sequence[Buffer]) -> Numbers:
     """What tiles.c calls arrays: pairs of an address and a kind."""
     return np.array([(address(data), KINDS[dtype]) for data, dtype in buffers], dtype=np.int64)
