@@ -64,46 +64,50 @@ class Stream:
 def plain_words(key: int, first: int, count: int) -> Words:
     """The same as the library's random words."""
     begin, end = first // WORDS, -(-(first + count) // WORDS)
-    words = np.empty((end - begin) * WORDS, dtype=np.uint16)
+    made = np.empty((end - begin, 2), dtype="<u8")
     for call in range(begin, end, _AT_ONCE):
         calls = np.arange(call, min(call + _AT_ONCE, end), dtype=np.uint64)
-        at = (call - begin) * WORDS
-        made = _made(key, calls, 0).T.astype("<u4", order="C")  # (calls, 4)
-        words[at : at + len(calls) * WORDS] = made.view("<u2").reshape(-1)
+        made[call - begin : call - begin + len(calls)] = _made(key, calls, 0).T
     skipped = first - begin * WORDS
-    return words[skipped : skipped + count]
+    words: Words = made.view("<u2").reshape(-1)[skipped : skipped + count]
+    return words.astype(np.uint16, copy=False)
 
 
 def _more_bits(key: int, elements: np.ndarray[Any, Any]) -> Numbers:
     """32 random bits of every element besides its word: from counters that end with 1, not 0."""
-    bits: Numbers = _made(key, elements.astype(np.uint64), 1)[0]
+    bits: Numbers = _made(key, elements.astype(np.uint64), 1)[0] & _LOW
     return bits
 
 
-def _made(key: int, counters: Numbers, last: int) -> Numbers:
-    """What a generator's calls make, 32 bits each, shape (4, calls)."""
-    zeros = np.zeros_like(counters)
-    return philox(key, np.stack([counters & _LOW, counters >> _HALF, zeros, zeros + last]))
+def _made(key: int, numbers: Numbers, last: int) -> Numbers:
+    """What the calls of these numbers make, shape (2, calls)."""
+    counters = np.zeros((4, len(numbers)), dtype=np.uint64)
+    counters[0], counters[1], counters[3] = numbers & _LOW, numbers >> _HALF, last
+    return philox(key, counters)
 
 
 _LOW, _HALF = np.uint64(2**32 - 1), np.uint64(32)
 
 
 def philox(key: int, counters: Numbers) -> Numbers:
-    """Philox4x32-10 of numbers of 32 bits; see random.c.
+    """Philox4x32-10, see random.c: pairs of numbers of 32 bits, the first in the lower half.
 
     Args:
         key: 64 bits.
-        counters: shape (4, calls).
+        counters: numbers of 32 bits, shape (4, calls).
 
-    Returns: shape (4, calls).
+    Returns: shape (2, calls).
     """
     factors = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
     steps = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
     keys = np.array([[key & 0xFFFFFFFF], [key >> 32]], dtype=np.uint64)
-    even, odd = counters[0::2], counters[1::2]
+    even, odd = counters[0::2].copy(), counters[1::2].copy()
+    products = np.empty_like(even)
     for _ in range(10):
-        products = (even * factors)[::-1]
-        even, odd = products >> _HALF ^ odd ^ keys, products & _LOW
+        np.multiply(even, factors, out=products[::-1])
+        np.right_shift(products, _HALF, out=even)
+        even ^= odd
+        even ^= keys
+        np.bitwise_and(products, _LOW, out=odd)
         keys = (keys + steps) & _LOW
-    return np.stack([even, odd], axis=1).reshape(4, -1)
+    return even | odd << _HALF
