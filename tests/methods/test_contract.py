@@ -156,7 +156,7 @@ def test_a_method_of_ones_own_may_use_all_of_torch(register, dtype):
 
 
 def test_random_choices_of_different_probability_are_different_choices(register):
-    """Also in a later pass, which remembers them."""
+    """Also in a later pass."""
 
     def of(block: Any) -> list[Any]:
         return [values.sum() for values in chosen(block)]

@@ -62,6 +62,8 @@ class RecordedBlock:
 
     def keep_by_chance(self, model: int, probability: float, values: Values) -> Values:
         """Zeros for what is not chosen with ``probability``."""
+        if probability >= 1:
+            return values
         return chosen(values, self._facts.chance(model, probability))
 
     def keep_by_rank(self, model: int, lowest: float, highest: float, values: Values) -> Values:

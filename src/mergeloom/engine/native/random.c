@@ -48,20 +48,28 @@ static inline void philox(const uint64_t keys[ROUNDS][2], uint64_t x0, uint64_t 
     to[1] = (one >> 32 | one << 32) ^ (x3 & LOW) ^ keys[ROUNDS - 1][1];
 }
 
+/* CALLS calls from `call` on, a multiple of CALLS: the counter's upper half is the same in all. */
+static inline void draw(const uint64_t keys[ROUNDS][2], uint64_t call, uint16_t *to) {
+    const uint64_t low = call & LOW, high = call >> 32;
+    INTERLEAVED for (int i = 0; i < CALLS; i++) {
+        uint64_t made[2];
+        philox(keys, low + (uint64_t)i, high, 0, 0, made);
+        memcpy(to + i * WORDS, made, sizeof made);
+    }
+}
+
 /* Element e has word e % 8 of call e / 8; `count` may be anything. */
 void VARIED(random_words)(uint64_t key, int64_t first, int64_t count, uint16_t *words) {
-    uint64_t keys[ROUNDS][2], made[CALLS][2];
+    uint64_t keys[ROUNDS][2];
+    uint16_t more[CALLS * WORDS];
     round_keys(key, keys);
     for (int64_t done = 0; done < count;) {
         const int64_t element = first + done, skipped = element % (CALLS * WORDS);
-        const uint64_t call = (uint64_t)(element - skipped) / WORDS;
-        /* Of CALLS calls from a multiple of it on, the counter's upper half is the same. */
-        const uint64_t low = call & LOW, high = call >> 32;
-        INTERLEAVED for (int i = 0; i < CALLS; i++)
-            philox(keys, low + (uint64_t)i, high, 0, 0, made[i]);
-        int64_t n = CALLS * WORDS - skipped;
-        if (n > count - done) n = count - done;
-        memcpy(words + done, (const char *)made + skipped * 2, (size_t)n * 2);
+        const int64_t left = count - done, upto = CALLS * WORDS - skipped;
+        const int64_t n = left < upto ? left : upto;
+        const int all = n == CALLS * WORDS;
+        draw(keys, (uint64_t)(element - skipped) / WORDS, all ? words + done : more);
+        if (!all) memcpy(words + done, more + skipped, (size_t)n * sizeof *more);
         done += n;
     }
 }

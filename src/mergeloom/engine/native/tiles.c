@@ -62,7 +62,7 @@ typedef struct {
 } cut;
 
 /* Chosen is what has a random word below `whole`, or equal to it and more random bits below `rest`:
- * with a probability of (whole + rest / 2^32) / 2^16. */
+ * with a probability of (whole + rest / 2^32) / 2^16, less than 1. */
 typedef struct {
     uint64_t key;
     uint32_t whole, rest;
@@ -179,12 +179,12 @@ static void keep(float *restrict to, const float *restrict a, cut *by, int n) {
 
 /* A product, so that NaN and infinity are not hidden. */
 static void choose(float *restrict to, const float *restrict a, const chance *by, int64_t first) {
-    const uint32_t whole = by->whole;
+    const uint16_t whole = (uint16_t)by->whole; /* compared 16 bits wide */
     uint16_t words[TILE], equal = 0;
     VARIED(random_words)(by->key, first, TILE, words);
     for (int i = 0; i < TILE; i++) to[i] = a[i] * (words[i] < whole ? 1.0f : 0.0f);
     if (!by->rest) return;
-    for (int i = 0; i < TILE; i++) equal |= words[i] == (uint16_t)whole;
+    for (int i = 0; i < TILE; i++) equal |= words[i] == whole;
     for (int i = 0; i < TILE && equal; i++)
         if (words[i] == whole && VARIED(more_bits)(by->key, first + i) < by->rest) to[i] = a[i];
 }
