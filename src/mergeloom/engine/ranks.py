@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,46 +48,61 @@ def mean_rank(sizes: Array, shape: tuple[int, ...]) -> Array:
 def chosen_by_rank(
     bits: Array, shape: tuple[int, ...], words: Words, lowest: float, highest: float
 ) -> Bools:
-    """True with a probability that rises in equal steps with the rank of a size in its row.
+    """True with a probability that rises with the rank of a size in its row.
 
-    The smallest of a row has probability ``lowest``, the largest ``highest``, equals the mean of
-    theirs; all exact to 2⁻¹⁶. A word says from which rank on its element is chosen, so a sorted
-    row is enough: the element is compared with the size that has this rank. The word's last bit
-    says whether the element counts as the first or the last of its equals.
+    The smallest of a row has probability ``lowest``, the largest ``highest``, the others equal
+    steps between, equals the mean of theirs; all exact to 2⁻¹⁶. The last bit of a word says
+    whether the element counts as the first or the last of its equals, the others are the number
+    that must be below the probability.
 
     ``bits`` are the sizes as integers of the same order, int32 or int64.
     """
     rows = np.ascontiguousarray(rows_along(bits, shape))  # (rows, row)
     drawn = np.ascontiguousarray(rows_along(words, shape))
-    ordered = np.sort(rows, axis=1)
-    places = _places(rows.shape[1], lowest, highest)
-    chosen = choose_by_rank(rows, ordered, drawn, places)
-    if chosen is None:
-        chosen = rows >= np.take_along_axis(_limits(ordered), places[drawn], axis=1)
+    chances = Chances.between(lowest, highest, rows.shape[1])
+    found = choose_by_rank(rows, drawn, *chances)
+    if found is None:
+        chosen = choose_by_sorting(rows, drawn, chances)
+    else:
+        chosen, left = found
+        if left.any():
+            chosen[left] = choose_by_sorting(rows[left], drawn[left], chances)
     flat: Bools = flat_again(chosen, shape)
     return flat
 
 
-def _limits(ordered: Array) -> Array:
-    """What a size must reach to be chosen from a rank on, shape (rows, 2 (row + 1)).
+class Chances(NamedTuple):
+    """With rank k of a row a number of 15 bits below int(first + k · step) chooses an element."""
 
-    From rank r on: as the last of its equals the size of that rank; as the first of them more
-    than the size before. Rank 0 is always reached and rank ``row`` never.
+    first: float
+    step: float
+
+    @classmethod
+    def between(cls, lowest: float, highest: float, row: int) -> Chances:
+        """Those of the smallest and the largest of a row; a single element has the mean."""
+        if row < 2:
+            lowest = highest = (lowest + highest) / 2
+        return cls(lowest * (1 << 15) + 0.5, (highest - lowest) * (1 << 15) / max(1, row - 1))
+
+
+def choose_by_sorting(rows: Array, words: Array, chances: Chances) -> Array:
+    """Bools of shape (rows, row).
+
+    A number says from which rank on its element is chosen, so a sorted row is enough: the
+    element is compared with the size that has this rank, as the first of its equals with the one
+    before it.
     """
-    count, row = ordered.shape
-    limits = np.empty((count, 2, row + 1), dtype=ordered.dtype)
-    limits[:, 0, :-1] = ordered
-    limits[:, 0, -1] = np.iinfo(ordered.dtype).max
-    np.add(ordered, 1, out=limits[:, 1, 1:])
-    limits[:, 1, 0] = -1
-    return limits.reshape(count, -1)
+    row = rows.shape[1]
+    ranks = _ranks(row, chances)[words >> 1]
+    first = (words & 1).astype(rows.dtype)
+    places = np.clip(ranks - first, 0, row - 1)
+    limits = np.take_along_axis(np.sort(rows, axis=1), places, axis=1)
+    chosen: Array = (ranks == 0) | ((rows - first >= limits) & (ranks < row))
+    return chosen
 
 
 @functools.lru_cache(maxsize=16)
-def _places(row: int, lowest: float, highest: float) -> Array:
-    """For every word where a row's limits say whether to choose its element, shape (65536,)."""
-    words = np.arange(1 << 16)
-    steps = np.linspace(lowest, highest, row) if row > 1 else np.array([(lowest + highest) / 2])
-    rank = np.searchsorted(steps, ((words >> 1) + 0.5) / (1 << 15), side="right")
-    places: Array = (rank + (words & 1) * (row + 1)).astype(np.int32)
-    return places
+def _ranks(row: int, chances: Chances) -> Array:
+    """For every number of 15 bits from which rank on it chooses, 0 to ``row``."""
+    below = (chances.first + np.arange(row) * chances.step).astype(np.int32)
+    return np.searchsorted(below, np.arange(1 << 15), side="right")

@@ -120,20 +120,22 @@ def random_words(key: int, first: int, count: int, at_most: int = 99) -> Numbers
     return words
 
 
-def choose_by_rank(sizes: Numbers, ordered: Numbers, words: Numbers, places: Numbers) -> Any:
-    """See ranks.c: bools of shape (rows, row); None for other than int32 or without a library.
+def choose_by_rank(
+    sizes: Numbers, words: Numbers, first: float, step: float, at_most: int = 99
+) -> tuple[Numbers, Numbers] | None:
+    """See ranks.c: bools of shape (rows, row), and of shape (rows,) which rows are left to do.
 
-    All arrays are contiguous; sizes and ordered sizes int32, words uint16, places int32.
+    Sizes are contiguous int32, words contiguous uint16. None for other sizes or no library.
     """
-    kinds = (None, *[_POINTER] * 4, _SIZE, _SIZE, _POINTER, _POINTER)
-    run = function("choose_by_rank", kinds)
+    kinds = (None, *[_POINTER] * 2, *[_SIZE] * 2, *[ctypes.c_double] * 2, *[_POINTER] * 3)
+    run = function("choose_by_rank", kinds, at_most)
     if run is None or sizes.dtype != np.int32:
         return None
     rows, row = sizes.shape
-    chosen = np.empty(sizes.shape, dtype=np.bool_)
-    limits = np.empty(2 * (row + 1), dtype=np.int32)
+    memory = np.empty(24 * (8 + min(row // 4, 1 << 14)) + 2 * row, dtype=np.uint8)
+    chosen, left = np.empty(sizes.shape, dtype=np.bool_), np.empty(rows, dtype=np.bool_)
     run(
-        *(a.ctypes.data for a in (sizes, ordered, words, places)), rows, row,
-        limits.ctypes.data, chosen.ctypes.data,
+        sizes.ctypes.data, words.ctypes.data, rows, row, first, step,
+        memory.ctypes.data, chosen.ctypes.data, left.ctypes.data,
     )  # fmt: skip
-    return chosen
+    return chosen, left
