@@ -15,10 +15,12 @@ from mergeloom.methods import Largest
 RANGE = 40
 
 
-def found(scores: np.ndarray, counts: list[int], sample: np.ndarray) -> tuple[Search, int]:
+def found(
+    scores: np.ndarray, counts: list[int], sample: np.ndarray, room: int = 1 << 20
+) -> tuple[Search, int]:
     """A search that was told of this sample, and how many passes it took."""
-    search = Search(Largest(lambda block: block.deltas, lambda *_: [counts]), scores.size)
-    search.sample(0, [[bits_of(torch.from_numpy(sample))]])
+    search = Search(Largest(lambda block: block.deltas, lambda *_: [counts]), scores.size, room)
+    search.sample(0, bits_of(torch.from_numpy(sample)).reshape(1, 1, -1))
     search.bracket()
     for passes in range(1, 100):
         for span, start in enumerate(range(0, scores.size, RANGE)):
@@ -28,6 +30,8 @@ def found(scores: np.ndarray, counts: list[int], sample: np.ndarray) -> tuple[Se
                 tally.add(bits[:7])
                 tally.add(bits[7:])
             search.absorb(span, tallies)
+            kept = [some for c in search._counted.values() for some in c.kept.values()]
+            assert sum(block.nbytes for some in kept for block in some) <= room
         if not search.settle():
             return search, passes
     raise AssertionError("the search does not end")
@@ -38,11 +42,12 @@ samples = st.lists(st.integers(0, 9), min_size=1, max_size=30)
 
 
 @settings(max_examples=150)
-@given(levels, samples, st.data(), st.sampled_from([np.float32, np.float64]))
-def test_every_sample_leads_to_the_same_elements(values, told, data, kind):
+@given(levels, samples, st.data(), st.sampled_from([np.float32, np.float64]),
+       st.sampled_from([0, 30, 1000]))  # fmt: skip
+def test_every_sample_leads_to_the_same_elements(values, told, data, kind, room):
     scores = np.array(values, dtype=kind) / 8
     counts = data.draw(st.lists(st.integers(0, len(values)), min_size=1, max_size=3))
-    search, _ = found(scores, counts, np.array(told, dtype=kind) / 8)
+    search, _ = found(scores, counts, np.array(told, dtype=kind) / 8, room)
     by_size = np.argsort(-scores, kind="stable")
     for count, choice in zip(counts, search.choices[0], strict=True):
         kept = []
@@ -64,6 +69,17 @@ def test_a_good_sample_takes_one_pass_and_a_bad_one_ends_too():
         search, passes = found(scores, [10000], wrong)
         assert 1 < passes < 9
         assert search.choices[0][0].threshold == np.sort(scores)[10000]
+
+
+def test_little_room_costs_a_pass_for_each_byte_of_a_score_at_most():
+    scores = np.random.default_rng(0).random(4000, dtype=np.float32)
+    wanted = np.sort(scores)
+    for sample in (scores[::7].copy(), scores[:10] * 0):
+        for room in (0, 100, 4000):
+            search, passes = found(scores, [2000, 10], sample, room)
+            assert passes < 12
+            thresholds = [choice.threshold for choice in search.choices[0]]
+            assert thresholds == [wanted[-2000], wanted[-10]]
 
 
 @given(st.integers(1, 10**6), st.sampled_from([1, 3, 700, 4096]), st.integers(1, 50))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,9 +35,12 @@ class Evaluation(Protocol):
         ...
 
     def scores(
-        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Any
-    ) -> list[Numbers]:
-        """The bits of a measure's scores, one array of the caller's own for each row."""
+        self, measure: int, pieces: Sequence[tuple[int, int]], scratch: Scratch, carried: Any
+    ) -> Numbers:
+        """The bits of a measure's scores in pieces of the same size, an array of the caller's own.
+
+        Shape (scores, pieces, elements).
+        """
         ...
 
     def count(
@@ -91,10 +95,10 @@ class ElementwiseKernel(Kernel):
         wanted, evaluation = self._plan[phase], self._evaluation
         number, found = wanted.measure, self._facts.found[wanted.measure]
         carried = evaluation.begin(span)
-        edges = [(a, min(a + step, stop)) for a in range(start, stop, step)]
         if wanted.sample:
-            edges = sample_of(start, stop, self._facts.size, self.block_row)
-            return [evaluation.scores(number, a, b, scratch, carried) for a, b in edges]
+            pieces = sample_of(start, stop, self._facts.size, self.block_row)
+            return evaluation.scores(number, pieces, scratch, carried)
+        edges = [(a, min(a + step, stop)) for a in range(start, stop, step)]
         if isinstance(found, Search):
             tallies = found.tallies()
             for a, b in edges:

@@ -11,7 +11,7 @@ import numpy as np
 from mergeloom.engine.order import Choice, Search
 from mergeloom.engine.randomness import Bools, Chance, Stream
 from mergeloom.engine.ranks import chosen_by_rank, mean_rank
-from mergeloom.engine.sizes import REMEMBERED
+from mergeloom.engine.sizes import REMEMBERED, remembered_bytes
 from mergeloom.methods import Elementwise, Largest
 from mergeloom.planning import Job
 from mergeloom.types import numel
@@ -41,8 +41,9 @@ class Facts:
 
     def __init__(self, job: Job, formula: Elementwise, seed: int) -> None:
         self.size = numel(job.shape)
+        room = remembered_bytes(self.size, len(job.inputs))
         self.found: list[TotalsFound | Search] = [
-            Search(measure, self.size) if isinstance(measure, Largest) else TotalsFound()
+            Search(measure, self.size, room) if isinstance(measure, Largest) else TotalsFound()
             for measure in formula.measures
         ]
         self._shape = job.shape

@@ -18,7 +18,11 @@ BLOCKS_PER_SPAN = 4
 """Blocks that one worker takes at a time."""
 
 REMEMBERED = 32 << 20
-"""Most bytes of random choices that one tensor keeps from one pass to the next."""
+"""Most bytes that one tensor keeps from one pass to the next: of random choices, or of scores that
+may be thresholds."""
+
+REMEMBERED_LEAST = 1 << 20
+"""What the smallest tensor may keep so."""
 
 KEPT = 64 << 20
 """Most bytes of a tensor's inputs that stay in memory from one pass to the next."""
@@ -56,8 +60,9 @@ def block_row(job: Job) -> int:
 def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int]]:
     """The pieces of elements [start, stop) that are looked at to know a tensor of ``size``.
 
-    Whole rows of ``row`` elements at places that fall into no step with the columns, fewer of a
-    range the larger the tensor is. A range of few elements is one piece.
+    In order and all of the same size: whole rows of ``row`` elements at places that fall into no
+    step with the columns, fewer of a range the larger the tensor is. A range of few elements is
+    one piece.
     """
     piece = -(-PIECE // row) * row
     share = max(16, size ** (2 / 3) / PIECE) * (stop - start) / size
@@ -73,10 +78,15 @@ def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int
     return pieces
 
 
+def remembered_bytes(size: int, inputs: int) -> int:
+    """Most bytes that a tensor of ``size`` elements keeps from one pass to the next."""
+    return min(REMEMBERED, max(REMEMBERED_LEAST, size * inputs))
+
+
 def worker_bytes(job: Job) -> int:
     """Most buffer bytes one worker needs for a job: raw and widened inputs, sums, output, and
     what a tensor's passes leave to the next."""
-    remembered = min(REMEMBERED, numel(job.shape) * len(job.inputs) // 8)
+    remembered = remembered_bytes(numel(job.shape), len(job.inputs))
     return max(BLOCK, block_row(job)) * (len(job.inputs) * (8 + 8 + 8) + 8 * 8) + remembered
 
 

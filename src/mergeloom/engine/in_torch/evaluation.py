@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,15 @@ class TorchEvaluation:
         return _numbers(wanted.of(self._block(start, stop, scratch, carried)))
 
     def scores(
-        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Carried
-    ) -> list[Numbers]:
-        """The bits of the scores of a block."""
-        return [bits.copy() for bits in self._bits(measure, start, stop, scratch, carried)]
+        self,
+        measure: int,
+        pieces: Sequence[tuple[int, int]],
+        scratch: Scratch,
+        carried: Carried,
+    ) -> Numbers:
+        """The bits of the scores of some pieces, shape (scores, pieces, elements)."""
+        found = [np.stack(self._bits(measure, a, b, scratch, carried)) for a, b in pieces]
+        return np.stack(found, axis=1)
 
     def count(
         self,

@@ -165,14 +165,20 @@ class TiledEvaluation:
         return totals.reshape(recorded.shape)
 
     def scores(
-        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Carried
-    ) -> list[Numbers]:
-        """The bits of the scores of elements [start, stop), one array a row."""
+        self,
+        measure: int,
+        pieces: Sequence[tuple[int, int]],
+        scratch: Scratch,
+        carried: Carried,
+    ) -> Numbers:
+        """The bits of the scores of some pieces, shape (scores, pieces, elements)."""
         recorded = self._recording(("scores", measure), lambda: self._record_scores(measure))
-        rows = [np.empty(stop - start, np.float32) for _ in range(recorded.shape[0])]
-        outputs = [(row, "F32") for row in rows]
-        self._run(recorded, start, stop, scratch, carried, outputs=outputs)
-        return [row.view(np.uint32) for row in rows]
+        start, stop = pieces[0]
+        found = np.empty((*recorded.shape, len(pieces), stop - start), np.float32)
+        for i, (a, b) in enumerate(pieces):
+            outputs = [(row[i], "F32") for row in found]
+            self._run(recorded, a, b, scratch, carried, outputs=outputs)
+        return found.view(np.uint32)
 
     def count(
         self,
