@@ -55,18 +55,20 @@ class Pipeline:
 
     def change(self, block: Block) -> Values:
         """The merged task vector of a block, after normalization and without λ."""
-        factors = self._factors(block)
+        factors, weights = self._factors(block), self.weights
+        if self.normalize and self.elect != "none" and min(weights) == max(weights) > 0:
+            weights = [1.0] * len(weights)  # equal ones are divided out again
         terms = [
             scaled(thinned, factor * weight)
             for thinned, factor, weight in zip(
-                self._thinned(block, block.deltas), factors, self.weights, strict=True
+                self._thinned(block, block.deltas), factors, weights, strict=True
             )
         ]
         if self.elect == "none":
             total, divisor = added(terms), sum(self.weights)
             return total / divisor if self.normalize and abs(divisor) >= 1e-8 else total
         votes = (term.sign() for term in terms) if self.elect == "count" else terms
-        return elected_sum(terms, votes, self.weights if self.normalize else None)
+        return elected_sum(terms, votes, weights if self.normalize else None)
 
     def apply(self, block: Block) -> Values:
         """The block of the output."""

@@ -53,6 +53,13 @@ class Naive:
                     "abs": lambda: np.abs(a), "square": lambda: a * a,
                     "sign": lambda: np.where(np.isnan(a), 0, np.sign(a)),
                     "clamp": lambda: np.where(a < b, b, a),
+                    "side": lambda: np.where(a < 0, -1, 1),
+                    "add_scaled": lambda: a + b * np.float32(0.3),
+                    "add_sign": lambda: a + np.where(np.isnan(b), 0, np.sign(b)),
+                    "add_scaled_sign": lambda: (
+                        a + np.where(np.isnan(b), 0, np.sign(b)) * np.float32(0.3)
+                    ),
+                    "mul_clamp": lambda: np.where(a * b < 0.25, np.float32(0.25), a * b),
                 }[name]()
             )  # fmt: skip
 
@@ -65,12 +72,18 @@ def recorded(values: Values, name: str, other: Values | float | None) -> Values:
         "rmul": lambda: other * values, "rdiv": lambda: other / values,
         "neg": lambda: -values, "abs": values.abs, "square": values.square,
         "sign": values.sign, "clamp": lambda: values.clamp(min=other),
+        "side": lambda: (values.sign() + 0.5).sign(),
+        "add_scaled": lambda: values + other * 0.3,
+        "add_sign": lambda: values + other.sign(),
+        "add_scaled_sign": lambda: other.sign() * 0.3 + values,
+        "mul_clamp": lambda: (values * other).clamp(min=0.25),
     }[name]()  # fmt: skip
 
 
-TWO = ["add", "sub", "mul", "div"]
-NUMBER = [*TWO, "radd", "rsub", "rmul", "rdiv", "clamp"]
-ONE = ["neg", "abs", "square", "sign"]
+FOUR = ["add", "sub", "mul", "div"]
+TWO = [*FOUR, "add_scaled", "add_sign", "add_scaled_sign", "mul_clamp"]
+NUMBER = [*FOUR, "radd", "rsub", "rmul", "rdiv", "clamp"]
+ONE = ["neg", "abs", "square", "sign", "side"]
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(TWO), st.integers(0, 99), st.integers(0, 99)),

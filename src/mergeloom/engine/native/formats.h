@@ -1,5 +1,6 @@
 /* The formats of stored numbers. */
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -61,19 +62,31 @@ static inline uint32_t narrowed(float number) {
 
 #endif
 
-/* Elements [start, start + n), widened. */
-static inline void load(float *restrict to, const array *from, int64_t start, int64_t n) {
+#define EACH_LOADED(number) \
+    if (minus) \
+        for (int64_t i = 0; i < n; i++) to[i] = (number) - minus[i]; \
+    else \
+        for (int64_t i = 0; i < n; i++) to[i] = (number)
+
+/* Elements [start, start + n), widened; less those of `minus` if it is there. */
+static inline void load_minus(float *restrict to, const array *from, int64_t start, int64_t n,
+                              const float *restrict minus) {
     if (from->type == F32) {
-        memcpy(to, (const float *)from->data + start, (size_t)n * sizeof(float));
+        const float *restrict full = (const float *)from->data + start;
+        EACH_LOADED(full[i]);
     } else if (from->type == BF16) {
         const uint16_t *restrict half = (const uint16_t *)from->data + start;
-        word *restrict bits = (word *)to;
-        for (int64_t i = 0; i < n; i++) bits[i] = (uint32_t)half[i] << 16;
+        EACH_LOADED(of_bits((uint32_t)half[i] << 16));
     } else if (from->type == F16) {
         const uint16_t *restrict half = (const uint16_t *)from->data + start;
-        for (int64_t i = 0; i < n; i++) to[i] = widened(half[i]);
+        EACH_LOADED(widened(half[i]));
     } else {
         const uint8_t *restrict flag = (const uint8_t *)from->data + start;
-        for (int64_t i = 0; i < n; i++) to[i] = (float)flag[i];
+        EACH_LOADED((float)flag[i]);
     }
+}
+
+/* Elements [start, start + n), widened. */
+static inline void load(float *restrict to, const array *from, int64_t start, int64_t n) {
+    load_minus(to, from, start, n, NULL);
 }

@@ -20,28 +20,32 @@ class Operation(IntEnum):
     """What an instruction does; see tiles.c."""
 
     LOAD = 0
-    NUMBER = 1
-    ADD = 2
-    SUB = 3
-    MUL = 4
-    DIV = 5
-    ADD_NUMBER = 6
-    FROM_NUMBER = 7
-    MUL_NUMBER = 8
-    DIV_NUMBER = 9
-    INTO_NUMBER = 10
-    ADD_SCALED = 11
-    ABS = 12
-    SIGN = 13
-    CLAMP = 14
-    KEEP = 15
-    CHANCE = 16
-    STORE = 17
-    SUM = 18
-    DOT = 19
-    DOT_WIDE = 20
-    COUNT = 21
-    SPREAD = 22
+    LOAD_MINUS = 1
+    NUMBER = 2
+    ADD = 3
+    SUB = 4
+    MUL = 5
+    DIV = 6
+    ADD_NUMBER = 7
+    FROM_NUMBER = 8
+    MUL_NUMBER = 9
+    DIV_NUMBER = 10
+    INTO_NUMBER = 11
+    ADD_SCALED = 12
+    ADD_SIGN = 13
+    ABS = 14
+    SIGN = 15
+    SIDE = 16
+    CLAMP = 17
+    MUL_CLAMP = 18
+    KEEP = 19
+    CHANCE = 20
+    STORE = 21
+    SUM = 22
+    DOT = 23
+    DOT_WIDE = 24
+    COUNT = 25
+    SPREAD = 26
 
 
 KINDS = {"F32": 0, "BF16": 1, "F16": 2, "BOOL": 3}

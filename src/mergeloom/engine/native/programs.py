@@ -21,6 +21,8 @@ Numbers = np.ndarray[Any, Any]
 Buffer = tuple[Any, str]
 """A writable buffer (None for one that is not used) and the safetensors dtype of what is in it."""
 
+LOADS = (Operation.LOAD, Operation.LOAD_MINUS)
+
 NONE: Numbers = np.empty(0, dtype=np.int64)
 
 
@@ -89,7 +91,7 @@ def compiled(
         *((Operation.STORE, (v,), 0, i) for i, v in enumerate(stored)),
         *((dot if len(t.parts) > 1 else Operation.SUM, t.parts, i, 0)
           for i, t in enumerate(totals)),
-        *((Operation.COUNT, (v,), 0, i) for v, i in counted),
+        *((Operation.COUNT, (_sized(v),), 0, i) for v, i in counted),
     ]  # fmt: skip
     return _Compiler(roots).program(len(totals))
 
@@ -113,7 +115,7 @@ class _Compiler:
         for _, parts, _, _ in roots:
             self._uses.update(parts)
         for values in self._order:
-            self._uses.update(_sources(values)[1])
+            self._uses.update(_fused(values).parts)
 
     def program(self, totals: int) -> Program:
         """The whole program."""
@@ -126,20 +128,20 @@ class _Compiler:
             self._made.append((operation, to, places[0], second, 0.0, 0.0))
             for part in parts:
                 self._used(part)
-        inputs = frozenset(v.at for v in self._registers if v.operation is Operation.LOAD)
+        inputs = frozenset(v.at for v in map(_fused, self._registers) if v.operation in LOADS)
         instructions = np.array(self._made, dtype=INSTRUCTION)
         chances = np.array(self._chances, dtype=CHANCE)
         return Program(instructions, chances, self._count, totals, inputs)
 
     def _make(self, values: Values) -> None:
         """The instruction that makes values out of parts that were made before."""
-        operation, parts, x = _sources(values)
-        places = [self._registers[part] for part in parts]
+        fused = _fused(values)
+        places = [self._registers[part] for part in fused.parts]
         to = self._take()  # before those of the parts are free: tiles.c wants another one
-        a, b = (*places, self._number(values), values.each)[:2]
-        self._made.append((operation, to, a, b, x, values.y))
+        a, b = (*places, self._number(fused), fused.each)[:2]
+        self._made.append((fused.operation, to, a, b, fused.x, fused.y))
         self._registers[values] = to
-        for part in parts:
+        for part in fused.parts:
             self._used(part)
 
     def _number(self, values: Values) -> int:
@@ -176,18 +178,38 @@ def _parts_first(roots: Iterable[Values]) -> Iterator[Values]:
             elif values not in seen:
                 seen.add(values)
                 waiting.append((values, True))
-                waiting.extend((part, False) for part in reversed(_sources(values)[1]))
+                waiting.extend((part, False) for part in reversed(_fused(values).parts))
 
 
-def _sources(values: Values) -> tuple[Operation, tuple[Values, ...], float]:
-    """The instruction for values: a product with a number that is added is one with the sum."""
+def _fused(values: Values) -> Values:
+    """Values as their instruction makes them: some do what two or three operations ask for.
+
+    Each rounds as those would, so which ones there are changes no result.
+    """
     if values.operation is Operation.ADD:
-        first, second = values.parts
-        if second.operation is Operation.MUL_NUMBER:
-            return Operation.ADD_SCALED, (first, second.parts[0]), second.x
-        if first.operation is Operation.MUL_NUMBER:
-            return Operation.ADD_SCALED, (second, first.parts[0]), first.x
-    return values.operation, values.parts, values.x
+        for other, one in (values.parts, values.parts[::-1]):
+            by, scaled = 1.0, one
+            if scaled.operation is Operation.MUL_NUMBER:
+                by, scaled = scaled.x, scaled.parts[0]
+            if scaled.operation is Operation.SIGN:
+                return Values(Operation.ADD_SIGN, (other, scaled.parts[0]), by)
+            if scaled is not one:
+                return Values(Operation.ADD_SCALED, (other, scaled), by)
+    inner = values.parts[0] if values.parts else values
+    if values.operation is Operation.SUB and inner.operation is Operation.LOAD:
+        return Values(Operation.LOAD_MINUS, values.parts[1:], at=inner.at)
+    if values.operation is Operation.CLAMP and inner.operation is Operation.MUL:
+        return Values(Operation.MUL_CLAMP, inner.parts, values.x, values.y)
+    if values.operation is Operation.SIGN and inner.operation is Operation.ADD_NUMBER:
+        (first,) = inner.parts
+        if first.operation is Operation.SIGN and inner.x == 0.5:
+            return Values(Operation.SIDE, first.parts)
+    return values
+
+
+def _sized(scores: Values) -> Values:
+    """What a count can take for scores: it looks at sizes alone."""
+    return scores.parts[0] if scores.operation is Operation.ABS else scores
 
 
 def address(data: Any) -> int:

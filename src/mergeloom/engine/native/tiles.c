@@ -22,12 +22,13 @@
 #include "random.h"
 #include "variant.h"
 
-enum { TILE = 512, LANES = 64, WIDE_LANES = 32 };
+enum { TILE = 512, LANES = 64, WIDE_LANES = 32, SIZE = 0x7fffffff };
 
 enum operation {
-    LOAD,   /* to = input a, widened */
-    NUMBER, /* to = x */
-    ADD,    /* to = a + b */
+    LOAD,       /* to = input a, widened */
+    LOAD_MINUS, /* to = input b, widened, - a */
+    NUMBER,     /* to = x */
+    ADD,        /* to = a + b */
     SUB,
     MUL,
     DIV,
@@ -37,17 +38,20 @@ enum operation {
     DIV_NUMBER,  /* to = a / x */
     INTO_NUMBER, /* to = x / a */
     ADD_SCALED,  /* to = a + x * b, rounded twice */
+    ADD_SIGN,    /* to = a + x * the sign of b */
     ABS,
-    SIGN,     /* -1, 0 or 1; 0 for NaN */
-    CLAMP,    /* to at least x and at most y; NaN stays */
-    KEEP,     /* to = a where it is chosen by cut b, else 0; NaN stays */
-    CHANCE,   /* to = a where it is chosen by chance b, else a * 0 */
-    STORE,    /* output b = a, rounded */
-    SUM,      /* total `to` += a */
-    DOT,      /* total `to` += a * b, in float32 within a tile */
-    DOT_WIDE, /* the same in float64 */
-    COUNT,    /* count b takes the scores a, which are not negative */
-    SPREAD,   /* to = the float32 numbers of input a, each for b elements */
+    SIGN,      /* -1, 0 or 1; 0 for NaN */
+    SIDE,      /* -1 where a is below 0, else 1 */
+    CLAMP,     /* to at least x and at most y; NaN stays */
+    MUL_CLAMP, /* the same of a * b */
+    KEEP,      /* to = a where it is chosen by cut b, else 0; NaN stays */
+    CHANCE,    /* to = a where it is chosen by chance b, else a * 0 */
+    STORE,     /* output b = a, rounded */
+    SUM,       /* total `to` += a */
+    DOT,       /* total `to` += a * b, in float32 within a tile */
+    DOT_WIDE,  /* the same in float64 */
+    COUNT,     /* count b takes the sizes of a as scores */
+    SPREAD,    /* to = the float32 numbers of input a, each for b elements */
 };
 
 typedef struct {
@@ -194,11 +198,11 @@ static void choose(float *restrict to, const float *restrict a, const chance *by
 
 static void bracket(const word *bits, count *of, int n) {
     const __m512i low = _mm512_set1_epi32((int)of->low), high = _mm512_set1_epi32((int)of->high),
-                  common = _mm512_set1_epi32((int)of->common);
+                  common = _mm512_set1_epi32((int)of->common), sizes = _mm512_set1_epi32(SIZE);
     uint32_t *const first = of->inside + of->found, *inside = first;
     int upto = 0, within = 0, i = 0;
     for (; i + 16 <= n; i += 16) {
-        __m512i scores = _mm512_loadu_si512(bits + i);
+        __m512i scores = _mm512_and_si512(_mm512_loadu_si512(bits + i), sizes);
         __mmask16 not_above = _mm512_cmple_epu32_mask(scores, high);
         __mmask16 between = _mm512_mask_cmpge_epu32_mask(not_above, scores, low);
         __mmask16 listed = _mm512_mask_cmpneq_epu32_mask(between, scores, common);
@@ -209,9 +213,10 @@ static void bracket(const word *bits, count *of, int n) {
         within += __builtin_popcount(between);
     }
     for (; i < n; i++) {
-        int between = bits[i] >= of->low && bits[i] <= of->high;
-        if (between && bits[i] != of->common) *inside++ = bits[i];
-        upto += bits[i] <= of->high;
+        uint32_t score = bits[i] & SIZE;
+        int between = score >= of->low && score <= of->high;
+        if (between && score != of->common) *inside++ = score;
+        upto += score <= of->high;
         within += between;
     }
     of->above += n - upto;
@@ -226,18 +231,22 @@ static void bracket(const word *restrict bits, count *of, int n) {
     uint8_t listed[TILE] = {0};
     int32_t above = 0, equal = 0;
     for (int i = 0; i < n; i++) {
-        above += bits[i] > high;
-        equal += bits[i] == common;
+        above += (bits[i] & SIZE) > high;
+        equal += (bits[i] & SIZE) == common;
     }
     of->above += above;
     of->equal += equal;
     if (low == high) return;
-    for (int i = 0; i < n; i++) listed[i] = (bits[i] - low <= width) & (bits[i] != common);
+    for (int i = 0; i < n; i++) {
+        uint32_t score = bits[i] & SIZE;
+        listed[i] = (score - low <= width) & (score != common);
+    }
     uint32_t *restrict inside = of->inside + of->found;
     for (int start = 0; start < n; start += 8) {
         uint64_t eight;
         memcpy(&eight, listed + start, sizeof eight);
-        for (; eight; eight &= eight - 1) *inside++ = bits[start + __builtin_ctzll(eight) / 8];
+        for (; eight; eight &= eight - 1)
+            *inside++ = bits[start + __builtin_ctzll(eight) / 8] & SIZE;
     }
     of->found = inside - of->inside;
 }
@@ -249,13 +258,16 @@ static void tally(const float *a, count *of, int n) {
     bracket(bits, of, n);
     int32_t nonzero = 0;
     if (of->of_nonzero)
-        for (int i = 0; i < n; i++) nonzero += bits[i] != 0;
+        for (int i = 0; i < n; i++) nonzero += (bits[i] & SIZE) != 0;
     of->nonzero += nonzero;
 }
 
-static inline float at_least(float a, float x) { return a < x ? x : a; }
+static inline float sign(float a) { return __builtin_islessgreater(a, 0) ? copysignf(1, a) : 0; }
 
-static inline float at_most(float a, float x) { return a > x ? x : a; }
+static inline float clamped(float a, float least, float most) {
+    float raised = a < least ? least : a;
+    return raised > most ? most : raised;
+}
 
 #define EACH(expression) \
     for (int i = 0; i < TILE; i++) to[i] = (expression); \
@@ -281,6 +293,7 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t first,
                 load(to, inputs + at->a, start, n);
                 for (int i = n; i < TILE; i++) to[i] = 0;
                 break;
+            case LOAD_MINUS: load_minus(to, inputs + at->b, start, n, a); break;
             case NUMBER: EACH(x);
             case ADD: EACH(a[i] + b[i]);
             case SUB: EACH(a[i] - b[i]);
@@ -292,9 +305,12 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t first,
             case DIV_NUMBER: EACH(a[i] / x);
             case INTO_NUMBER: EACH(x / a[i]);
             case ADD_SCALED: EACH(a[i] + x * b[i]);
+            case ADD_SIGN: EACH(a[i] + x * sign(b[i]));
             case ABS: EACH(fabsf(a[i]));
-            case SIGN: EACH(__builtin_islessgreater(a[i], 0) ? copysignf(1, a[i]) : 0);
-            case CLAMP: EACH(at_most(at_least(a[i], x), y));
+            case SIGN: EACH(sign(a[i]));
+            case SIDE: EACH(a[i] < 0 ? -1 : 1);
+            case CLAMP: EACH(clamped(a[i], x, y));
+            case MUL_CLAMP: EACH(clamped(a[i] * b[i], x, y));
             case KEEP: keep(to, a, cuts + at->b, n); break;
             case CHANCE: choose(to, a, chances + at->b, first + start); break;
             case STORE: bad += store(outputs + at->b, start, a, n); break;
