@@ -25,8 +25,9 @@
 
 enum { LANES = 16 };
 
-/* Rows are close if no two elements differ by more. */
-static const float CLOSE = 0.25f;
+/* Rows are close where the differences of x and y are within CLOSE of the first one, and none of y
+ * is above SMALL in size, so that their exponentials need not be divided by the largest one. */
+static const float CLOSE = 0.25f, SMALL = 16;
 
 static double from_bits(uint64_t bits) {
     double value;
@@ -84,14 +85,12 @@ static inline double logarithm(double x) {
     return (e + large) * 0.6931471805599453 + 2 * s * sum;
 }
 
-/* exp(x) for x <= 0 in float32, e^-60 for what is smaller. */
+/* exp(x) for |x| <= SMALL in float32, good to 2e-7. */
 static inline float exponential_32(float x) {
     static const float shift = 12582912; /* 1.5 * 2^23 */
-    float bounded = x < -60 ? -60 : x;
-    float shifted = bounded * 1.44269504f + shift, k = shifted - shift;
-    float r = bounded - k * 0.693359375f + k * 2.12194440e-4f;
-    float sum = 1 / 5040.0f;
-    sum = sum * r + 1 / 720.0f;
+    float shifted = x * 1.44269504f + shift, k = shifted - shift;
+    float r = x - k * 0.693359375f + k * 2.12194440e-4f;
+    float sum = 1 / 720.0f;
     sum = sum * r + 1 / 120.0f;
     sum = sum * r + 1 / 24.0f;
     sum = sum * r + 1 / 6.0f;
@@ -164,12 +163,16 @@ static double far_divergence(const float *x, const float *y, int64_t n, double f
     return total < 0 ? 0 : total;
 }
 
-/* x -= y; whether all are at most CLOSE in size then, none of them NaN. */
+/* x -= y + x[0] - y[0]; whether the rows are close. NaN is close to nothing.
+ *
+ * A number added to a whole row is nothing to its softmax. Taken away it costs no digits, and rows
+ * that differ by nothing else, as those of one element, have a divergence of 0 and no more. */
 static int subtract(float *restrict x, const float *restrict y, int64_t n) {
+    float first = x[0] - y[0];
     int32_t far = 0;
     for (int64_t i = 0; i < n; i++) {
-        x[i] -= y[i];
-        far |= !(fabsf(x[i]) <= CLOSE);
+        x[i] = x[i] - y[i] - first;
+        far |= !(fabsf(x[i]) <= CLOSE) | !(fabsf(y[i]) <= SMALL);
     }
     return !far;
 }
@@ -183,10 +186,9 @@ static int subtract(float *restrict x, const float *restrict y, int64_t n) {
  * p = u (1 + s) / (2 s), so p log(p / q) - p + q = s u (1 + (1 + s) (s / 3 + s^3 / 5 + ...)).
  */
 static double close_divergence(float *restrict change, float *restrict y, int64_t n, float floor) {
-    float most = largest(y, n);
     INTERLEAVED
     for (int64_t i = 0; i < n; i++) {
-        y[i] = exponential_32(y[i] - most);
+        y[i] = exponential_32(y[i]);
         change[i] = y[i] * exponential_minus_1(change[i]);
     }
     double weight = sum_32(y, n), growth = sum_32(change, n);
@@ -214,8 +216,7 @@ void VARIED(divergence)(const array *x, const array *y, int64_t rows, int64_t ro
     for (int64_t r = 0; r < rows; r++) {
         load(one, x, r * row, row);
         load(other, y, r * row, row);
-        /* Rows of one element do not differ at all; rounding must not say that they do. */
-        if (subtract(one, other, row) && row > 1) {
+        if (subtract(one, other, row)) {
             out[r] = (float)close_divergence(one, other, row, (float)floor);
         } else {
             load(one, x, r * row, row);
