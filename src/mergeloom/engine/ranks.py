@@ -35,13 +35,18 @@ def mean_rank(sizes: Array, shape: tuple[int, ...]) -> Array:
     The only element of a row has 0.5.
     """
     rows = rows_along(sizes, shape)
-    last = rows.shape[1] - 1
-    shares = np.full_like(rows, 0.5)
-    for row, share in zip(rows, shares, strict=True) if last else ():
-        ordered = np.sort(row)
-        first = np.searchsorted(ordered, row)
-        behind = np.searchsorted(ordered, row, side="right")
-        share[:] = (first + behind - 1).astype(sizes.dtype) / sizes.dtype.type(2 * last)
+    if rows.shape[1] == 1:
+        return np.full_like(sizes, 0.5)
+    order = np.argsort(rows, axis=1)
+    ordered = np.take_along_axis(rows, order, axis=1)
+    begins = np.ones(rows.shape, dtype=np.bool_)  # where others than the size before begin
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=begins[:, 1:])
+    first = np.flatnonzero(begins)
+    equals = np.diff(first, append=rows.size)
+    twice = (first % rows.shape[1] * 2 + equals - 1).astype(sizes.dtype)
+    shares = np.empty_like(ordered)
+    found = np.repeat(twice / sizes.dtype.type(2 * (rows.shape[1] - 1)), equals)
+    np.put_along_axis(shares, order, found.reshape(rows.shape), axis=1)
     return flat_again(shares, shape)
 
 

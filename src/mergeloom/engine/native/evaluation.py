@@ -84,7 +84,7 @@ class RecordedBlock:
 
         def shares(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
             del start
-            return self._facts.mean_rank(sizes(count, inputs, scratch).copy())
+            return self._facts.mean_rank(sizes(count, inputs, scratch))
 
         return self._extra(("share", model), "F32", shares)
 
