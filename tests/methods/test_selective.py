@@ -111,6 +111,18 @@ def test_arcee_fusion_where_rows_hold_one_element_keeps_the_base():
     assert torch.equal(one_tensor("arcee_fusion", [other], [{}], base=base), base)
 
 
+@pytest.mark.parametrize("row", [None, 0, 1, 333, 500, 998, 999])
+def test_arcee_fusion_where_no_sample_has_a_score(row):
+    """A number added to all rows alike is no score; one row that changes is enough to take all."""
+    random = np.random.default_rng(7)
+    base = torch.from_numpy(random.integers(-99, 99, (1000, 70)) / 64)
+    other = base + 1 / 8
+    if row is not None:
+        other[row, 3] += 1
+    wanted = base if row is None else other
+    assert torch.equal(one_tensor("arcee_fusion", [other], [{}], base=base), wanted)
+
+
 epsilons = st.sampled_from([0.0, 1e-5, 1 / 16, 0.1, 0.2, 10.0])
 
 

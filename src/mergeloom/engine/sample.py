@@ -24,7 +24,7 @@ class Sample:
         self.total = total
 
     def nonzero(self) -> int:
-        """How many of the tensor's scores are not zero, as far as the sample knows."""
+        """How many of the tensor's scores are not zero: a guess, 0 only if the sample has none."""
         found = len(self.ordered) - self._behind(0)
         return round(found * self.total / len(self.ordered))
 

@@ -1,5 +1,5 @@
-/* How much the softmaxes of rows differ: the sum of p log(p / q), where p and q are the softmaxes of
- * x and of y, each plus a floor.
+/* How much the softmaxes of rows differ: the sum of p log(p / q), where p and q are the softmaxes
+ * of x and of y, each plus a floor.
  *
  * The terms of that sum are some 1e-4 where the rows are those of a fine-tune and of its base, and
  * what is left of them in the end 1e-8: it takes float64. As p and q have the same sum, that of
