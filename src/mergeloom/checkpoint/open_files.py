@@ -20,10 +20,11 @@ class OpenFile:
     evicted file holds the last reference.
     """
 
-    __slots__ = ("fd", "identity", "size")
+    __slots__ = ("fd", "identity", "path", "size")
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, _FLAGS)
+        self.path = path
         status = os.fstat(self.fd)
         self.identity = (status.st_dev, status.st_ino)
         self.size = status.st_size
@@ -38,7 +39,18 @@ _lock = threading.Lock()
 
 
 def open_file(path: Path) -> OpenFile:
-    """The open file at ``path`` as it is now: a file replaced since is opened again."""
+    """The open file at ``path`` as it is now: a file replaced since is opened again.
+
+    Raises:
+        CheckpointError: it cannot be opened.
+    """
+    try:
+        return _opened(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _opened(path: Path) -> OpenFile:
     status = os.stat(path)
     with _lock:
         known = _files.get(path)
@@ -64,9 +76,8 @@ def read_into(path: Path, offset: int, buffer: memoryview) -> None:
     Raises:
         CheckpointError: the file is gone, unreadable, or ends before the buffer is full.
     """
-    done = 0
+    done, file = 0, open_file(path)
     try:
-        file = open_file(path)
         while done < len(buffer):
             count = _read_at(file.fd, buffer[done:], offset + done)
             if count == 0:
@@ -87,7 +98,7 @@ def will_need(path: Path, offset: int, nbytes: int) -> None:
         return
     try:
         os.posix_fadvise(open_file(path).fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
-    except OSError:
+    except (OSError, CheckpointError):
         return  # only a hint: the read that follows reports what is wrong
 
 

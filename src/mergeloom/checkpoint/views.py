@@ -59,6 +59,15 @@ def read_bytes(view: View, start: int, stop: int, scratch: Scratch, key: object)
     return as_bytes(view.read(start, stop, scratch, key))
 
 
+def stored_at(view: View, start: int) -> tuple[Path, int] | None:
+    """The file and the byte where a view's elements from ``start`` on lie side by side.
+
+    None for a view whose elements are computed, or put together, while reading.
+    """
+    at: Callable[[int], tuple[Path, int] | None] | None = getattr(view, "stored_at", None)
+    return at(start) if at else None
+
+
 def check_range(start: int, stop: int, size: int) -> None:
     """Raise ValueError unless [start, stop) lies in a tensor of ``size`` elements."""
     if not 0 <= start <= stop <= size:
@@ -103,6 +112,10 @@ class StoredTensor:
         if start < stop:
             read_into(self.path, self.offset + start * size, buffer)
         return buffer
+
+    def stored_at(self, start: int) -> tuple[Path, int]:
+        """The file, and the byte of element ``start`` in it."""
+        return self.path, self.offset + start * DTYPES[self.dtype].bytes
 
     def prefetch(self, start: int, stop: int) -> None:
         """Ask the system to read these elements ahead."""
@@ -238,6 +251,10 @@ class RowsOf:
         """The bytes of these elements."""
         check_range(start, stop, numel(self.shape))
         return read_bytes(self.view, self._skip + start, self._skip + stop, scratch, key)
+
+    def stored_at(self, start: int) -> tuple[Path, int] | None:
+        """Where the whole view has element ``start``."""
+        return stored_at(self.view, self._skip + start)
 
     def prefetch(self, start: int, stop: int) -> None:
         """Prefetch from the whole view."""

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergeloom.engine.native.library import COUNT, CUT, TILE, tiles
-from mergeloom.engine.native.programs import address, compiled
+from mergeloom.checkpoint.open_files import open_file
+from mergeloom.engine.native.library import CHUNK, COUNT, CUT, TILE, run_block
+from mergeloom.engine.native.programs import Stored, address, compiled
 from mergeloom.engine.native.values import Values, constant, kept, loaded, spread
 from mergeloom.engine.scratch import Scratch
+from mergeloom.errors import CheckpointError
 
 SIZES = st.sampled_from([0, 1, 3, TILE - 1, TILE, TILE + 1, 3 * TILE + 17])
 ODD = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42, -1e-42, 3.4e38, 1.0, -2.5], np.float32)
 
 
 def test_the_library_is_there():
-    assert tiles() is not None, "run make native"
+    assert run_block() is not None, "run make native"
 
 
 def floats(seed: int, count: int, size: int) -> list[np.ndarray]:
@@ -224,3 +226,32 @@ def test_a_formula_over_very_many_models():
 def test_what_symbols_cannot_tell_is_left_to_torch(use):
     with pytest.raises(TypeError):
         use(loaded(0))
+
+
+@pytest.mark.parametrize("size", [0, 5, CHUNK, CHUNK + 3 * TILE + 7])
+def test_what_is_in_files_gives_what_is_in_memory(tmp_path, size):
+    random = np.random.default_rng(size)
+    rows = [random.standard_normal(size).astype("f4"), random.integers(0, 2**14, size, "u2")]
+    path = tmp_path / "weights"
+    path.write_bytes(b"head5" + rows[0].tobytes() + b"!" + rows[1].tobytes())
+    a, b = loaded(0), loaded(1)
+    program = compiled(stored=[a - b, a + b], totals=[(a * b).sum()])
+    kept = np.zeros_like(rows[1])
+    file = open_file(path)
+    places = [Stored(file, 5, "F32"), Stored(file, 6 + rows[0].nbytes, "BF16", kept)]
+    found = []
+    for inputs in (list(zip(rows, ("F32", "BF16"), strict=True)), places):
+        out = np.zeros((2, size), np.float32)
+        totals, _ = program.run(size, inputs, Scratch(), outputs=[(out[0], "F32"), (out[1], "F32")])
+        found.append((out.tobytes(), totals.tobytes()))
+    assert found[0] == found[1]
+    assert np.array_equal(kept, rows[1])
+
+
+def test_a_file_that_ends_too_early_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(100))
+    inputs = [(np.zeros(40, np.float32), "F32"), Stored(open_file(path), 8, "F32")]
+    program = compiled(stored=[loaded(0) + loaded(1)])
+    with pytest.raises(CheckpointError, match=r"weights was changed .* wanted 160 bytes at 8"):
+        program.run(40, inputs, Scratch(), outputs=[(np.zeros(40, np.float32), "F32")])

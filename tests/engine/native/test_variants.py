@@ -12,13 +12,13 @@ from test_library import variants_for_this_processor
 from test_programs import ODD, SIZES, STEPS, floats, recorded
 
 from mergeloom.engine.native import programs
-from mergeloom.engine.native.library import COUNT, CUT, Operation, tiles
+from mergeloom.engine.native.library import COUNT, CUT, Operation, run_block
 from mergeloom.engine.native.programs import Program, address, compiled
 from mergeloom.engine.native.values import Values, chosen, constant, kept, loaded, spread
 from mergeloom.engine.randomness import Chance
 from mergeloom.engine.scratch import Scratch
 
-LEVELS = [{"any": 1, "v3": 3, "v4": 4}[n.partition("_")[2]] for n in variants_for_this_processor()]
+LEVELS = [{"any": 1, "v3": 3, "v4": 4}[n.rpartition("_")[2]] for n in variants_for_this_processor()]
 OUTPUTS = {"F32": "u4", "BF16": "u2", "F16": "u2"}
 
 
@@ -29,7 +29,7 @@ def test_each_level_has_its_variant():
 
 
 def address_of(level: int) -> int:
-    address = ctypes.cast(tiles(level), ctypes.c_void_p).value
+    address = ctypes.cast(run_block(level), ctypes.c_void_p).value
     assert address is not None
     return address
 
@@ -66,7 +66,7 @@ def test_the_program_has_every_operation():
 
 def results(level: int, program: Program, size: int, inputs, dtype: str, monkeypatch):
     """Stored bytes, what is counted of them, and totals, by one variant."""
-    monkeypatch.setattr(programs, "tiles", lambda: tiles(level))
+    monkeypatch.setattr(programs, "run_block", lambda: run_block(level))
     rows = np.zeros((11, size), OUTPUTS[dtype])
     inside = np.zeros(size, np.uint32)
     low, high, common = np.array([0.25, 2.0, 0.5], np.float32).view("u4")
@@ -113,7 +113,7 @@ def near_every_half() -> np.ndarray:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_halves_are_loaded_and_stored_as_numpy_does(level, monkeypatch):
-    monkeypatch.setattr(programs, "tiles", lambda: tiles(level))
+    monkeypatch.setattr(programs, "run_block", lambda: run_block(level))
     program = compiled(stored=[loaded(0)])
     every = np.arange(2**16, dtype=np.uint16)
     for raw, kind in ((every, "F16"), (near_every_half().view("u4"), "F32")):

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 
-from mergeloom.checkpoint.views import read_bytes
+from mergeloom.checkpoint.open_files import open_file
+from mergeloom.checkpoint.views import read_bytes, stored_at
 from mergeloom.engine.finite import nonfinite
 from mergeloom.engine.kernel import Output
-from mergeloom.engine.native.library import KINDS, tiles
-from mergeloom.engine.native.programs import NONE, Buffer, Numbers, Program, compiled
+from mergeloom.engine.native.library import KINDS, run_block
+from mergeloom.engine.native.programs import (
+    NONE,
+    Buffer,
+    Numbers,
+    Program,
+    Source,
+    Stored,
+    compiled,
+)
 from mergeloom.engine.native.values import loaded
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.planning import Job
 from mergeloom.types import DTYPES
 
 STORED = frozenset(kind for kind in KINDS if kind != "BOOL")
+READS = hasattr(os, "pread")
+"""Whether programs can read, as they can wherever files have positioned reads."""
+
 ROUNDING = compiled(stored=[loaded(0)])
 """Only rounds to another format."""
 
@@ -26,7 +39,7 @@ def knows(job: Job) -> bool:
 
 def can_run(job: Job) -> bool:
     """Whether tiles can compute a job: they were compiled, and know its formats."""
-    return knows(job) and tiles() is not None
+    return knows(job) and run_block() is not None
 
 
 class Blocks:
@@ -42,7 +55,18 @@ class Blocks:
         self._keeps = job.nbytes_in <= spare.each
         self._kept: dict[tuple[int, int, int], tuple[Scratch, memoryview]] = {}
 
-    def read(
+    def read(self, start: int, stop: int, scratch: Scratch, *, again: bool = False) -> list[Buffer]:
+        """Elements [start, stop) of all inputs, there until the next call with ``scratch``.
+
+        ``again`` says that another pass will ask for the same block.
+        """
+        keeps = again and self._keeps
+        return [
+            self._block(number, start, stop, None if keeps else scratch)
+            for number in range(len(self._job.inputs))
+        ]
+
+    def sources(
         self,
         numbers: Collection[int],
         start: int,
@@ -50,20 +74,16 @@ class Blocks:
         scratch: Scratch,
         *,
         again: bool = False,
-    ) -> list[Buffer]:
-        """Elements [start, stop) of the inputs ``numbers``, and nothing in place of the others.
+    ) -> list[Source]:
+        """The same for a program that wants the inputs ``numbers``, and nothing for the others.
 
-        They are there until the next call with the same ``scratch``. ``again`` says that another
-        pass will ask for the same block.
+        It reads by itself what lies side by side in a file.
         """
         keeps = again and self._keeps
         return [
-            (
-                self._block(number, start, stop, None if keeps else scratch)
-                if number in numbers
-                else None,
-                entry.view.dtype,
-            )
+            self._source(number, start, stop, None if keeps else scratch)
+            if number in numbers
+            else (None, entry.view.dtype)
             for number, entry in enumerate(self._job.inputs)
         ]
 
@@ -74,18 +94,29 @@ class Blocks:
             if kept:
                 self._spare.give_back(kept[0])
 
-    def _block(self, number: int, start: int, stop: int, scratch: Scratch | None) -> memoryview:
-        """One block: a kept one, one to be kept, or read into ``scratch``."""
-        key = (number, start, stop)
+    def _source(self, number: int, start: int, stop: int, scratch: Scratch | None) -> Source:
+        key, view = (number, start, stop), self._job.inputs[number].view
+        place = stored_at(view, start) if READS and key not in self._kept else None
+        if place is None:
+            return self._block(number, start, stop, scratch)
+        kept = None
+        if scratch is None:
+            memory = self._spare.take()
+            kept = memory.bytes("kept", (stop - start) * DTYPES[view.dtype].bytes)
+            self._kept[key] = memory, kept
+        return Stored(open_file(place[0]), place[1], view.dtype, kept)
+
+    def _block(self, number: int, start: int, stop: int, scratch: Scratch | None) -> Buffer:
+        """One block: a kept one, one read into ``scratch``, or else one to be kept."""
+        key, view = (number, start, stop), self._job.inputs[number].view
         if key in self._kept:
-            return self._kept[key][1]
-        view = self._job.inputs[number].view
+            return self._kept[key][1], view.dtype
         if scratch:
-            return read_bytes(view, start, stop, scratch, ("input", number))
+            return read_bytes(view, start, stop, scratch, ("input", number)), view.dtype
         memory = self._spare.take()
         block = read_bytes(view, start, stop, memory, "kept")
         self._kept[key] = memory, block
-        return block
+        return block, view.dtype
 
 
 def rounded(
@@ -93,7 +124,7 @@ def rounded(
     program: Program,
     start: int,
     stop: int,
-    buffers: list[Buffer],
+    buffers: list[Source],
     scratch: Scratch,
     cuts: Numbers = NONE,
 ) -> Output:
@@ -109,7 +140,7 @@ def rounded(
     for first, end in job.exact:
         a, b = max(start, first), min(stop, end)
         if a < b:
-            own = Blocks(job, Spare(0)).read((0,), a, b, scratch)
+            own = Blocks(job, Spare(0)).sources((0,), a, b, scratch)
             ROUNDING.run(b - a, own, scratch, outputs=[(data[(a - start) * size :], job.dtype)])
             bad = nonfinite(data, job.dtype, scratch)
     return Output(data, bad)

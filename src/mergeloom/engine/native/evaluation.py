@@ -13,7 +13,7 @@ from mergeloom.engine.kernel import Output
 from mergeloom.engine.native.blocks import Blocks, rounded
 from mergeloom.engine.native.divergence import row_divergence
 from mergeloom.engine.native.library import COUNT, CUT
-from mergeloom.engine.native.programs import Buffer, Numbers, Program, address, compiled
+from mergeloom.engine.native.programs import Buffer, Numbers, Program, Source, address, compiled
 from mergeloom.engine.native.values import Total, Values, chosen, kept, loaded, spread
 from mergeloom.engine.order import ALL, Choice, Tallies, below
 from mergeloom.engine.scratch import Scratch, Spare
@@ -129,9 +129,6 @@ class Recorded:
         self.cuts = block.cuts
         self.extras = block.extras
         self.shape = shape
-        models = len(block.deltas) + 1
-        # What is wanted besides the inputs may be made of them.
-        self.inputs = range(models) if block.extras else program.inputs
 
 
 @dataclass
@@ -242,11 +239,13 @@ class TiledEvaluation:
         scratch: Scratch,
         *,
         again: bool = False,
-    ) -> list[Buffer]:
+    ) -> list[Source]:
         """The inputs, and what is wanted besides them."""
-        buffers = self._blocks.read(recorded.inputs, start, stop, scratch, again=again)
+        if not recorded.extras:
+            return self._blocks.sources(recorded.program.inputs, start, stop, scratch, again=again)
+        buffers = self._blocks.read(start, stop, scratch, again=again)
         extras = [(make(start, stop - start, buffers, scratch), k) for k, make in recorded.extras]
-        return buffers + extras
+        return [*buffers, *extras]
 
     def _cuts(self, recorded: Recorded, carried: Carried) -> Numbers:
         if carried.cuts is None:

@@ -8,18 +8,49 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mergeloom.engine.native.library import CHANCE, INSTRUCTION, KINDS, TILE, Operation, tiles
+from mergeloom.checkpoint.open_files import OpenFile, read_into
+from mergeloom.engine.native.library import (
+    CHANCE,
+    CHUNK,
+    INSTRUCTION,
+    KINDS,
+    TILE,
+    Operation,
+    run_block,
+)
 from mergeloom.engine.native.values import Total, Values
 from mergeloom.engine.randomness import Chance
 from mergeloom.engine.scratch import Scratch
+from mergeloom.errors import CheckpointError
+from mergeloom.types import DTYPES
 
 Numbers = np.ndarray[Any, Any]
 Buffer = tuple[Any, str]
 """A writable buffer (None for one that is not used) and the safetensors dtype of what is in it."""
+
+
+class Stored(NamedTuple):
+    """Elements to be read from a file while a program runs.
+
+    Args:
+        file: is open.
+        offset: of the first element, in bytes.
+        dtype: safetensors dtype name.
+        kept: a buffer for all of them, for other programs; without it they are gone afterwards.
+    """
+
+    file: OpenFile
+    offset: int
+    dtype: str
+    kept: Any = None
+
+
+Source = Buffer | Stored
+"""An input of a program."""
 
 LOADS = (Operation.LOAD, Operation.LOAD_MINUS)
 
@@ -45,7 +76,7 @@ class Program:
     def run(
         self,
         size: int,
-        inputs: Sequence[Buffer],
+        inputs: Sequence[Source],
         scratch: Scratch,
         *,
         first: int = 0,
@@ -56,18 +87,26 @@ class Program:
         """Run over ``size`` elements: the totals, and how many stored ones are not finite.
 
         ``first`` is the number of the first one in its tensor.
+
+        Raises:
+            CheckpointError: a file ended, or could not be read.
         """
-        run = tiles()
+        run = run_block()
         if run is None:
-            raise RuntimeError("tiles.c was not compiled")
+            raise RuntimeError("the library was not compiled")
         totals = np.zeros(self.totals)
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
-        read, written = arrays(inputs), arrays(outputs)  # kept alive by their names
+        sources = np.array([_source(i, size, n, scratch) for n, i in enumerate(inputs)], np.int64)
+        stored = arrays(outputs)
+        loaded = np.empty(2 * len(inputs), np.int64)
+        own = (loaded, stored, totals, cuts, self.chances, counts, registers)
+        state = np.array([*map(address, own), first], np.int64)
         bad = run(
-            self.at, len(self.instructions), first, size, address(read), address(written),
-            address(totals), address(cuts), address(self.chances), address(counts),
-            address(registers),
+            self.at, len(self.instructions), size, address(sources), len(inputs),
+            address(loaded), address(state),
         )  # fmt: skip
+        if bad < 0:
+            raise _unreadable(inputs[-1 - bad], size)
         return totals, bad
 
 
@@ -222,3 +261,28 @@ def address(data: Any) -> int:
 def arrays(buffers: Sequence[Buffer]) -> Numbers:
     """What tiles.c calls arrays: pairs of an address and a kind."""
     return np.array([(address(data), KINDS[dtype]) for data, dtype in buffers], dtype=np.int64)
+
+
+def _unreadable(given: Source, size: int) -> CheckpointError:
+    """What Python's way of reading says of elements that could not be read."""
+    if not isinstance(given, Stored):
+        raise TypeError("a buffer is not read")
+    path = given.file.path
+    try:
+        read_into(path, given.offset, memoryview(bytearray(size * DTYPES[given.dtype].bytes)))
+    except CheckpointError as error:
+        return error
+    return CheckpointError(f"{path} cannot be read")
+
+
+def _source(
+    given: Source, size: int, number: int, scratch: Scratch
+) -> tuple[int, int, int, int, int]:
+    """What blocks.c calls a source."""
+    if isinstance(given, Stored):
+        kept = given.kept is not None
+        bytes_ = min(size, CHUNK) * DTYPES[given.dtype].bytes
+        data = given.kept if kept else scratch.bytes(("chunk", number), bytes_)
+        return address(data), KINDS[given.dtype], given.file.fd, given.offset, kept
+    data, dtype = given
+    return address(data), KINDS[dtype], -1, 0, False

@@ -42,7 +42,7 @@ typedef struct {
 typedef struct {
     int32_t (*counts)[LANES]; /* of a bucket */
     int32_t *ranks;           /* the first one of each bucket, and the row's length */
-    uint32_t *sure;   /* below its low half all of a bucket are chosen, from its high half on none */
+    uint32_t *sure; /* below its low half all of a bucket are chosen, from its high half on none */
     uint16_t *places; /* the buckets of a row's elements */
 } memory;
 

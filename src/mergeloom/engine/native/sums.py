@@ -51,7 +51,7 @@ class TiledSum(Kernel):
         total = np.zeros(self._measure.totals)
         for a in range(start, stop, step):
             b = min(a + step, stop)
-            buffers = self._blocks.read(self._measure.inputs, a, b, scratch, again=True)
+            buffers = self._blocks.sources(self._measure.inputs, a, b, scratch, again=True)
             total += self._measure.run(b - a, buffers, scratch)[0]
         return total
 
@@ -80,7 +80,7 @@ class TiledSum(Kernel):
         del carried
         if self._program is None:
             raise RuntimeError(f"{self.job.name}: computed before it was measured")
-        buffers = self._blocks.read(self._program.inputs, start, stop, scratch)
+        buffers = self._blocks.sources(self._program.inputs, start, stop, scratch)
         made = rounded(self.job, self._program, start, stop, buffers, scratch)
         self._blocks.forget(start, stop)
         return made

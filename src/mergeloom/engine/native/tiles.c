@@ -7,7 +7,7 @@
  * The result is the same on every processor: every operation is rounded on its own (the compiler
  * must not fuse a product with a sum), and sums are taken over a fixed number of lanes.
  *
- * programs.py writes the programs and knows the same structs.
+ * programs.py writes the programs.
  */
 
 #include <math.h>
@@ -18,9 +18,8 @@
 #include <immintrin.h>
 #endif
 
-#include "formats.h"
 #include "random.h"
-#include "variant.h"
+#include "tiles.h"
 
 enum { TILE = 512, LANES = 64, WIDE_LANES = 32, SIZE = 0x7fffffff };
 
@@ -53,33 +52,6 @@ enum operation {
     COUNT,     /* count b takes the sizes of a as scores */
     SPREAD,    /* to = the float32 numbers of input a, each for b elements */
 };
-
-typedef struct {
-    int32_t operation, to, a, b;
-    float x, y;
-} instruction;
-
-/* Chosen is what is larger than limit in size, and the first `budget` elements equal to `equal`. */
-typedef struct {
-    float limit, equal;
-    int64_t budget;
-} cut;
-
-/* Chosen is what has a random word below `whole`, or equal to it and more random bits below `rest`:
- * with a probability of (whole + rest / 2^32) / 2^16, less than 1. */
-typedef struct {
-    uint64_t key;
-    uint32_t whole, rest;
-} chance;
-
-/* Of scores as the integers of their bits: how many are above the bracket [low, high], equal to
- * the number `common` inside it, and not zero (0 unless of_nonzero); and all others inside it, one
- * after the other, in an array with room for every score. */
-typedef struct {
-    uint32_t low, high, common, of_nonzero;
-    int64_t above, equal, nonzero, found;
-    uint32_t *inside;
-} count;
 
 /* The bits of the least size that is rounded to infinity, by type. */
 static const int32_t INFINITE[] = {[F32] = 0x7f800000, [BF16] = 0x7f7f8000, [F16] = 0x477ff000};
@@ -273,27 +245,23 @@ static inline float clamped(float a, float least, float most) {
     for (int i = 0; i < TILE; i++) to[i] = (expression); \
     break
 
-/* Runs a program of `length` instructions over `size` elements, those of the tensor from `first`
- * on; the stored ones that are NaN or infinite. An instruction's `to` is no register that it reads.
- */
-int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t first, int64_t size,
-                      const array *inputs, const array *outputs, double *totals, cut *cuts,
-                      const chance *chances, count *counts, float *registers) {
+int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t begin, int64_t end,
+                      const state *of) {
     int64_t bad = 0;
     float one[TILE], other[TILE];
-    for (int64_t start = 0; start < size; start += TILE) {
-        int n = (int)(size - start < TILE ? size - start : TILE);
+    for (int64_t start = begin; start < end; start += TILE) {
+        int n = (int)(end - start < TILE ? end - start : TILE);
         for (const instruction *at = program; at < program + length; at++) {
-            float *restrict to = registers + (int64_t)at->to * TILE;
-            const float *restrict a = registers + (int64_t)at->a * TILE;
-            const float *restrict b = registers + (int64_t)at->b * TILE;
+            float *restrict to = of->registers + (int64_t)at->to * TILE;
+            const float *restrict a = of->registers + (int64_t)at->a * TILE;
+            const float *restrict b = of->registers + (int64_t)at->b * TILE;
             float x = at->x, y = at->y;
             switch (at->operation) {
             case LOAD:
-                load(to, inputs + at->a, start, n);
+                load(to, of->inputs + at->a, start, n);
                 for (int i = n; i < TILE; i++) to[i] = 0;
                 break;
-            case LOAD_MINUS: load_minus(to, inputs + at->b, start, n, a); break;
+            case LOAD_MINUS: load_minus(to, of->inputs + at->b, start, n, a); break;
             case NUMBER: EACH(x);
             case ADD: EACH(a[i] + b[i]);
             case SUB: EACH(a[i] - b[i]);
@@ -311,14 +279,16 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t first,
             case SIDE: EACH(a[i] < 0 ? -1 : 1);
             case CLAMP: EACH(clamped(a[i], x, y));
             case MUL_CLAMP: EACH(clamped(a[i] * b[i], x, y));
-            case KEEP: keep(to, a, cuts + at->b, n); break;
-            case CHANCE: choose(to, a, chances + at->b, first + start); break;
-            case STORE: bad += store(outputs + at->b, start, a, n); break;
-            case SUM: totals[at->to] += sum(whole(a, one, n)); break;
-            case DOT: totals[at->to] += dot(whole(a, one, n), whole(b, other, n)); break;
-            case DOT_WIDE: totals[at->to] += dot_wide(whole(a, one, n), whole(b, other, n)); break;
-            case COUNT: tally(a, counts + at->b, n); break;
-            case SPREAD: spread(to, inputs[at->a].data, start, n, at->b); break;
+            case KEEP: keep(to, a, of->cuts + at->b, n); break;
+            case CHANCE: choose(to, a, of->chances + at->b, of->first + start); break;
+            case STORE: bad += store(of->outputs + at->b, start, a, n); break;
+            case SUM: of->totals[at->to] += sum(whole(a, one, n)); break;
+            case DOT: of->totals[at->to] += dot(whole(a, one, n), whole(b, other, n)); break;
+            case DOT_WIDE:
+                of->totals[at->to] += dot_wide(whole(a, one, n), whole(b, other, n));
+                break;
+            case COUNT: tally(a, of->counts + at->b, n); break;
+            case SPREAD: spread(to, of->inputs[at->a].data, start, n, at->b); break;
             }
         }
     }
