@@ -110,4 +110,4 @@ def choose_by_sorting(rows: Array, words: Array, chances: Chances) -> Array:
 def _ranks(row: int, chances: Chances) -> Array:
     """For every number of 15 bits from which rank on it chooses, 0 to ``row``."""
     below = (chances.first + np.arange(row) * chances.step).astype(np.int32)
-    return np.searchsorted(below, np.arange(1 << 15), side="right")
+    return np.searchsorted(below, np.arange(1 << 15), side="right").astype(np.int32)

@@ -70,9 +70,9 @@ static void count(elements row, scale by, memory own) {
     const int32_t others = (int32_t)((1u << by.shift) - 1);
     const int64_t last = row.length / LANES * LANES;
     for (int64_t i = 0; i < row.length; i++) {
-        int32_t size = row.sizes[i], above = size - by.bottom;
+        int32_t size = row.sizes[i], above = size > by.bottom ? size - by.bottom : 0;
         int32_t place = 2 + 2 * (above >> by.shift) + ((above & others) != 0);
-        own.places[i] = (uint16_t)(above < 0 ? size != 0 : place);
+        own.places[i] = (uint16_t)(size < by.bottom ? size != 0 : place);
     }
     memset(own.counts, 0, (size_t)by.buckets * sizeof *own.counts);
     for (int64_t i = 0; i < last; i += LANES)
