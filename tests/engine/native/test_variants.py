@@ -47,7 +47,7 @@ def program_of(steps, wide: bool) -> Program:
         spread(0, 5) * constant(0.1),
     ]
     made += [(a - b).abs() / 3.0 * 0.7, b.sign() + c, c.clamp(min=-0.5, max=2.5), a + 0.25]
-    made += [chosen(2.0 - a, Chance(5, 700, 2**31)), (a * b).clamp(max=0.5)]
+    made += [chosen(2.0 - a, Chance(5, 700, 2**31)), (a * b).clamp(min=-0.5)]
     made += [((a + b).sign() + 0.5).sign(), (2.0 * b - a).sign()]
     for name, first, second in steps:
         one = made[first % len(made)]

@@ -40,7 +40,7 @@ class Operation(IntEnum):
     SIGN = 15
     SIDE = 16
     CLAMP = 17
-    MUL_CLAMP = 18
+    MUL_AT_LEAST = 18
     KEEP = 19
     CHANCE = 20
     STORE = 21

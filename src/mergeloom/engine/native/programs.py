@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -238,7 +239,8 @@ def _fused(values: Values) -> Values:
     if values.operation is Operation.SUB and inner.operation is Operation.LOAD:
         return Values(Operation.LOAD_MINUS, values.parts[1:], at=inner.at)
     if values.operation is Operation.CLAMP and inner.operation is Operation.MUL:
-        return Values(Operation.MUL_CLAMP, inner.parts, values.x, values.y)
+        if values.y == math.inf:
+            return Values(Operation.MUL_AT_LEAST, inner.parts, values.x)
     if values.operation is Operation.SIGN and inner.operation is Operation.ADD_NUMBER:
         (first,) = inner.parts
         if first.operation is Operation.SIGN and inner.x == 0.5:

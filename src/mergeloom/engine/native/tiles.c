@@ -39,18 +39,18 @@ enum operation {
     ADD_SCALED,  /* to = a + x * b, rounded twice */
     ADD_SIGN,    /* to = a + x * the sign of b */
     ABS,
-    SIGN,      /* -1, 0 or 1; 0 for NaN */
-    SIDE,      /* -1 where a is below 0, else 1 */
-    CLAMP,     /* to at least x and at most y; NaN stays */
-    MUL_CLAMP, /* the same of a * b */
-    KEEP,      /* to = a where it is chosen by cut b, else 0; NaN stays */
-    CHANCE,    /* to = a where it is chosen by chance b, else a * 0 */
-    STORE,     /* output b = a, rounded */
-    SUM,       /* total `to` += a */
-    DOT,       /* total `to` += a * b, in float32 within a tile */
-    DOT_WIDE,  /* the same in float64 */
-    COUNT,     /* count b takes the sizes of a as scores */
-    SPREAD,    /* to = the float32 numbers of input a, each for b elements */
+    SIGN,         /* -1, 0 or 1; 0 for NaN */
+    SIDE,         /* -1 where a is below 0, else 1 */
+    CLAMP,        /* to at least x and at most y; NaN stays */
+    MUL_AT_LEAST, /* to = a * b, at least x; NaN stays */
+    KEEP,         /* to = a where it is chosen by cut b, else 0; NaN stays */
+    CHANCE,       /* to = a where it is chosen by chance b, else a * 0 */
+    STORE,        /* output b = a, rounded */
+    SUM,          /* total `to` += a */
+    DOT,          /* total `to` += a * b, in float32 within a tile */
+    DOT_WIDE,     /* the same in float64 */
+    COUNT,        /* count b takes the sizes of a as scores */
+    SPREAD,       /* to = the float32 numbers of input a, each for b elements */
 };
 
 /* The bits of the least size that is rounded to infinity, by type. */
@@ -234,12 +234,14 @@ static void tally(const float *a, count *of, int n) {
     of->nonzero += nonzero;
 }
 
-static inline float sign(float a) { return __builtin_islessgreater(a, 0) ? copysignf(1, a) : 0; }
-
-static inline float clamped(float a, float least, float most) {
-    float raised = a < least ? least : a;
-    return raised > most ? most : raised;
+/* x times the sign of a, which is 0 for NaN. */
+static inline float signed_by(float a, float x) {
+    return __builtin_islessgreater(a, 0) ? of_bits(bits_of(x) ^ (bits_of(a) & ~SIZE)) : x * 0;
 }
+
+static inline float at_least(float a, float x) { return a < x ? x : a; }
+
+static inline float at_most(float a, float x) { return a > x ? x : a; }
 
 #define EACH(expression) \
     for (int i = 0; i < TILE; i++) to[i] = (expression); \
@@ -273,12 +275,12 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t begin,
             case DIV_NUMBER: EACH(a[i] / x);
             case INTO_NUMBER: EACH(x / a[i]);
             case ADD_SCALED: EACH(a[i] + x * b[i]);
-            case ADD_SIGN: EACH(a[i] + x * sign(b[i]));
+            case ADD_SIGN: EACH(a[i] + signed_by(b[i], x));
             case ABS: EACH(fabsf(a[i]));
-            case SIGN: EACH(sign(a[i]));
+            case SIGN: EACH(signed_by(a[i], 1));
             case SIDE: EACH(a[i] < 0 ? -1 : 1);
-            case CLAMP: EACH(clamped(a[i], x, y));
-            case MUL_CLAMP: EACH(clamped(a[i] * b[i], x, y));
+            case CLAMP: EACH(at_most(at_least(a[i], x), y));
+            case MUL_AT_LEAST: EACH(at_least(a[i] * b[i], x));
             case KEEP: keep(to, a, of->cuts + at->b, n); break;
             case CHANCE: choose(to, a, of->chances + at->b, of->first + start); break;
             case STORE: bad += store(of->outputs + at->b, start, a, n); break;
