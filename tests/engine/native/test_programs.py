@@ -56,6 +56,7 @@ class Naive:
                     "sign": lambda: np.where(np.isnan(a), 0, np.sign(a)),
                     "clamp": lambda: np.where(a < b, b, a),
                     "side": lambda: np.where(a < 0, -1, 1),
+                    "sub_squared": lambda: (a - b) * (a - b),
                     "add_scaled": lambda: a + b * np.float32(0.3),
                     "add_sign": lambda: a + np.where(np.isnan(b), 0, np.sign(b)),
                     "add_scaled_sign": lambda: (
@@ -75,6 +76,7 @@ def recorded(values: Values, name: str, other: Values | float | None) -> Values:
         "neg": lambda: -values, "abs": values.abs, "square": values.square,
         "sign": values.sign, "clamp": lambda: values.clamp(min=other),
         "side": lambda: (values.sign() + 0.5).sign(),
+        "sub_squared": lambda: (values - other).square(),
         "add_scaled": lambda: values + other * 0.3,
         "add_sign": lambda: values + other.sign(),
         "add_scaled_sign": lambda: other.sign() * 0.3 + values,
@@ -83,7 +85,7 @@ def recorded(values: Values, name: str, other: Values | float | None) -> Values:
 
 
 FOUR = ["add", "sub", "mul", "div"]
-TWO = [*FOUR, "add_scaled", "add_sign", "add_scaled_sign", "mul_clamp"]
+TWO = [*FOUR, "sub_squared", "add_scaled", "add_sign", "add_scaled_sign", "mul_clamp"]
 NUMBER = [*FOUR, "radd", "rsub", "rmul", "rdiv", "clamp"]
 ONE = ["neg", "abs", "square", "sign", "side"]
 STEPS = st.lists(

@@ -48,7 +48,7 @@ def program_of(steps, wide: bool) -> Program:
     ]
     made += [(a - b).abs() / 3.0 * 0.7, b.sign() + c, c.clamp(min=-0.5, max=2.5), a + 0.25]
     made += [chosen(2.0 - a, Chance(5, 700, 2**31)), (a * b).clamp(min=-0.5)]
-    made += [((a + b).sign() + 0.5).sign(), (2.0 * b - a).sign()]
+    made += [((a + b).sign() + 0.5).sign(), (2.0 * b - a).sign(), (a / 2.0 - b).square()]
     for name, first, second in steps:
         one = made[first % len(made)]
         other = made[second % len(made)] if isinstance(second, int) else second

@@ -236,14 +236,16 @@ def _fused(values: Values) -> Values:
             if scaled is not one:
                 return Values(Operation.ADD_SCALED, (other, scaled), by)
     inner = values.parts[0] if values.parts else values
-    if values.operation is Operation.SUB and inner.operation is Operation.LOAD:
+    kinds = values.operation, inner.operation
+    if kinds == (Operation.SUB, Operation.LOAD):
         return Values(Operation.LOAD_MINUS, values.parts[1:], at=inner.at)
-    if values.operation is Operation.CLAMP and inner.operation is Operation.MUL:
-        if values.y == math.inf:
-            return Values(Operation.MUL_AT_LEAST, inner.parts, values.x)
-    if values.operation is Operation.SIGN and inner.operation is Operation.ADD_NUMBER:
+    if kinds == (Operation.MUL, Operation.SUB) and values.parts[1] is inner:
+        return Values(Operation.SUB_SQUARED, inner.parts)
+    if kinds == (Operation.CLAMP, Operation.MUL) and values.y == math.inf:
+        return Values(Operation.MUL_AT_LEAST, inner.parts, values.x)
+    if kinds == (Operation.SIGN, Operation.ADD_NUMBER) and inner.x == 0.5:
         (first,) = inner.parts
-        if first.operation is Operation.SIGN and inner.x == 0.5:
+        if first.operation is Operation.SIGN:
             return Values(Operation.SIDE, first.parts)
     return values
 

@@ -30,6 +30,7 @@ enum operation {
     ADD,        /* to = a + b */
     SUB,
     MUL,
+    SUB_SQUARED, /* to = (a - b) * (a - b) */
     DIV,
     ADD_NUMBER,  /* to = a + x */
     FROM_NUMBER, /* to = x - a */
@@ -268,6 +269,7 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t begin,
             case ADD: EACH(a[i] + b[i]);
             case SUB: EACH(a[i] - b[i]);
             case MUL: EACH(a[i] * b[i]);
+            case SUB_SQUARED: EACH((a[i] - b[i]) * (a[i] - b[i]));
             case DIV: EACH(a[i] / b[i]);
             case ADD_NUMBER: EACH(a[i] + x);
             case FROM_NUMBER: EACH(x - a[i]);
