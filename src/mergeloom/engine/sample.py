@@ -36,12 +36,12 @@ class Sample:
         """
         size = len(self.ordered)
         guess = self.ordered[min(max(size - round(self._rank(count)), 0), size - 1)]
-        shares = np.concatenate(
-            [np.sum(some >= guess, axis=1, dtype=np.uint32) / some.shape[1] for some in pieces]
-        )
+        differ = _spread([some >= guess for some in pieces])
+        if self._behind(guess) - self._before(guess) > size / 16:
+            # Where most are zero, say, every piece has only zeros and more.
+            differ = max(differ, _spread([some > guess for some in pieces]))
         share = min(max(count / self.total, 0.0), 1.0)
-        alone = math.sqrt(share * (1 - share) / size)
-        return math.hypot(alone, float(np.std(shares)) / math.sqrt(len(shares)))
+        return math.hypot(math.sqrt(share * (1 - share) / size), differ)
 
     def around(self, count: int, margin: float) -> tuple[int, int]:
         """The scores whose ranks are off by ``margin``, a share, from that of the threshold."""
@@ -81,3 +81,9 @@ class Sample:
 
     def _behind(self, bits: int) -> int:
         return int(np.searchsorted(self.ordered, self.ordered.dtype.type(bits), side="right"))
+
+
+def _spread(chosen: Sequence[Bits]) -> float:
+    """The standard deviation of the share that is chosen, as the pieces' own shares tell it."""
+    shares = [np.sum(some, axis=1, dtype=np.uint32) / some.shape[1] for some in chosen]
+    return float(np.std(np.concatenate(shares))) / math.sqrt(sum(map(len, chosen)))

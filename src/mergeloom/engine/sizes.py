@@ -21,7 +21,7 @@ REMEMBERED = 32 << 20
 """Most bytes that one tensor keeps from one pass to the next: of random choices, or of scores that
 may be thresholds."""
 
-REMEMBERED_LEAST = 1 << 20
+REMEMBERED_LEAST = 4 << 20
 """What the smallest tensor may keep so."""
 
 KEPT = 64 << 20
