@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mergeloom.engine.in_torch.evaluation import bits_of, kept_largest
 from mergeloom.engine.order import Search
-from mergeloom.engine.sizes import sample_of
+from mergeloom.engine.sizes import sample_of, sample_step
 from mergeloom.methods import Largest
 
 RANGE = 40
@@ -83,14 +83,18 @@ def test_little_room_costs_a_pass_for_each_byte_of_a_score_at_most():
 
 
 @given(st.integers(1, 10**6), st.sampled_from([1, 3, 700, 4096]), st.integers(1, 50))
-def test_samples_are_whole_rows_inside_their_range(rows, row, ranges):
+def test_samples_are_whole_rows_inside_their_range_and_few(rows, row, ranges):
     size = rows * row
     span = -(-rows // ranges) * row
+    kept = 0
     for start in range(0, size, span):
         stop = min(start + span, size)
         last = start
-        for first, behind in sample_of(start, stop, size, row):
+        pieces = sample_of(start, stop, size, row)
+        kept += sum(b - a for a, b in pieces) // sample_step(pieces, start, stop, size)
+        for first, behind in pieces:
             assert last <= first < behind <= stop
             assert first % row == 0
             assert behind % row == 0
             last = behind
+    assert kept <= 8 * max(16 * 1024, min(size ** (2 / 3), 1 << 20))

@@ -12,7 +12,7 @@ from mergeloom.engine.facts import Facts, Numbers, TotalsFound
 from mergeloom.engine.kernel import Kernel, Output
 from mergeloom.engine.order import Search, Tallies
 from mergeloom.engine.scratch import Scratch
-from mergeloom.engine.sizes import block_row, sample_of
+from mergeloom.engine.sizes import block_row, sample_of, sample_step
 from mergeloom.methods import Elementwise, Largest, Note
 from mergeloom.planning import Job
 
@@ -97,7 +97,9 @@ class ElementwiseKernel(Kernel):
         carried = evaluation.begin(span)
         if wanted.sample:
             pieces = sample_of(start, stop, self._facts.size, self.block_row)
-            return evaluation.scores(number, pieces, scratch, carried)
+            every = sample_step(pieces, start, stop, self._facts.size)
+            scores = evaluation.scores(number, pieces, scratch, carried)
+            return np.ascontiguousarray(scores[:, :, ::every])
         edges = [(a, min(a + step, stop)) for a in range(start, stop, step)]
         if isinstance(found, Search):
             tallies = found.tallies()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 
 from mergeloom.methods import Elementwise
 from mergeloom.planning.plan import Job, Plan
@@ -29,6 +30,9 @@ KEPT = 64 << 20
 
 PIECE = 1024
 """Elements of a sample that lie side by side."""
+
+SAMPLED = 1 << 20
+"""About the most elements of a sample."""
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, without their whole part, are spread evenly however many there are."""
@@ -57,6 +61,14 @@ def block_row(job: Job) -> int:
     return max(1, job.shape[-1] if formula.vectors == "last" else math.prod(job.shape[1:]))
 
 
+def sampled(size: int) -> float:
+    """About how many elements are looked at to know a tensor of ``size``.
+
+    What a sample costs and what it spares, as brackets are narrower, are in balance then.
+    """
+    return max(16 * PIECE, min(SAMPLED, math.pow(size, 2 / 3)))
+
+
 def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int]]:
     """The pieces of elements [start, stop) that are looked at to know a tensor of ``size``.
 
@@ -65,7 +77,7 @@ def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int
     one piece.
     """
     piece = -(-PIECE // row) * row
-    share = max(16, size ** (2 / 3) / PIECE) * (stop - start) / size
+    share = sampled(size) / PIECE * (stop - start) / size
     count = max(2, math.ceil(share))
     gap = (stop - start) // count // row * row
     if gap < 2 * piece:
@@ -76,6 +88,16 @@ def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int
         first = start + i * gap + int(shift) // row * row
         pieces.append((first, first + piece))
     return pieces
+
+
+def sample_step(pieces: Sequence[tuple[int, int]], start: int, stop: int, size: int) -> int:
+    """Every how many-th score of the pieces of [start, stop) is kept.
+
+    Not every one where rows, which are computed whole, are so long that a few hold many times what
+    a sample needs.
+    """
+    taken = sum(b - a for a, b in pieces)
+    return max(1, int(taken / (4 * sampled(size) * (stop - start) / size)))
 
 
 def remembered_bytes(size: int, inputs: int) -> int:
