@@ -47,9 +47,10 @@ class Operation(IntEnum):
     STORE = 22
     SUM = 23
     DOT = 24
-    DOT_WIDE = 25
-    COUNT = 26
-    SPREAD = 27
+    SUM_WIDE = 25
+    DOT_WIDE = 26
+    COUNT = 27
+    SPREAD = 28
 
 
 KINDS = {"F32": 0, "BF16": 1, "F16": 2, "BOOL": 3}

@@ -124,13 +124,14 @@ def compiled(
         stored: one for each output.
         totals: one for each total.
         counted: scores and the number of the count that takes them.
-        wide: multiply in float64 what is added up.
+        wide: multiply and add up in float64, not only what float32 gave for some hundred elements.
     """
-    dot = Operation.DOT_WIDE if wide else Operation.DOT
+    one, two = Operation.SUM, Operation.DOT
+    if wide:
+        one, two = Operation.SUM_WIDE, Operation.DOT_WIDE
     roots = [
         *((Operation.STORE, (v,), 0, i) for i, v in enumerate(stored)),
-        *((dot if len(t.parts) > 1 else Operation.SUM, t.parts, i, 0)
-          for i, t in enumerate(totals)),
+        *((one if len(t.parts) == 1 else two, t.parts, i, 0) for i, t in enumerate(totals)),
         *((Operation.COUNT, (_sized(v),), 0, i) for v, i in counted),
     ]  # fmt: skip
     return _Compiler(roots).program(len(totals))

@@ -47,9 +47,10 @@ enum operation {
     KEEP,         /* to = a where it is chosen by cut b, else 0; NaN stays */
     CHANCE,       /* to = a where it is chosen by chance b, else a * 0 */
     STORE,        /* output b = a, rounded */
-    SUM,          /* total `to` += a */
+    SUM,          /* total `to` += a, in float32 within a tile */
     DOT,          /* total `to` += a * b, in float32 within a tile */
-    DOT_WIDE,     /* the same in float64 */
+    SUM_WIDE,     /* as SUM, in float64 */
+    DOT_WIDE,     /* as DOT, in float64 */
     COUNT,        /* count b takes the sizes of a as scores */
     SPREAD,       /* to = the float32 numbers of input a, each for b elements */
 };
@@ -108,28 +109,31 @@ static double added(double *lanes) {
     return lanes[0];
 }
 
-static double sum(const float *a) {
-    double lanes[WIDE_LANES] = {0};
-    for (int i = 0; i < TILE; i += WIDE_LANES)
-        for (int l = 0; l < WIDE_LANES; l++) lanes[l] += (double)a[i + l];
-    return added(lanes);
-}
+/* Adds up a tile: in float32 over LANES, and these in float64. */
+#define NARROW_SUM(number) \
+    float lanes[LANES] = {0}; \
+    double wide[WIDE_LANES] = {0}; \
+    for (int i = 0; i < TILE; i += LANES) \
+        for (int l = 0; l < LANES; l++) lanes[l] += (number); \
+    for (int i = 0; i < LANES; i += WIDE_LANES) \
+        for (int l = 0; l < WIDE_LANES; l++) wide[l] += (double)lanes[i + l]; \
+    return added(wide)
 
-static double dot(const float *a, const float *b) {
-    float lanes[LANES] = {0};
-    double wide[WIDE_LANES] = {0};
-    for (int i = 0; i < TILE; i += LANES)
-        for (int l = 0; l < LANES; l++) lanes[l] += a[i + l] * b[i + l];
-    for (int i = 0; i < LANES; i += WIDE_LANES)
-        for (int l = 0; l < WIDE_LANES; l++) wide[l] += (double)lanes[i + l];
-    return added(wide);
-}
+/* The same in float64. */
+#define WIDE_SUM(number) \
+    double lanes[WIDE_LANES] = {0}; \
+    for (int i = 0; i < TILE; i += WIDE_LANES) \
+        for (int l = 0; l < WIDE_LANES; l++) lanes[l] += (number); \
+    return added(lanes)
+
+static double sum(const float *a) { NARROW_SUM(a[i + l]); }
+
+static double sum_wide(const float *a) { WIDE_SUM((double)a[i + l]); }
+
+static double dot(const float *a, const float *b) { NARROW_SUM(a[i + l] * b[i + l]); }
 
 static double dot_wide(const float *a, const float *b) {
-    double lanes[WIDE_LANES] = {0};
-    for (int i = 0; i < TILE; i += WIDE_LANES)
-        for (int l = 0; l < WIDE_LANES; l++) lanes[l] += (double)a[i + l] * (double)b[i + l];
-    return added(lanes);
+    WIDE_SUM((double)a[i + l] * (double)b[i + l]);
 }
 
 /* Beyond the block a tile holds what was left there: zeros, for what adds tiles up. */
@@ -288,6 +292,7 @@ int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t begin,
             case STORE: bad += store(of->outputs + at->b, start, a, n); break;
             case SUM: of->totals[at->to] += sum(whole(a, one, n)); break;
             case DOT: of->totals[at->to] += dot(whole(a, one, n), whole(b, other, n)); break;
+            case SUM_WIDE: of->totals[at->to] += sum_wide(whole(a, one, n)); break;
             case DOT_WIDE:
                 of->totals[at->to] += dot_wide(whole(a, one, n), whole(b, other, n));
                 break;
