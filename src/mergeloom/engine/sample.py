@@ -20,7 +20,8 @@ class Sample:
     """
 
     def __init__(self, pieces: Sequence[Bits], total: int) -> None:
-        self.ordered = np.sort(np.concatenate([some.reshape(-1) for some in pieces]))
+        self.ordered = np.concatenate([some.reshape(-1) for some in pieces])
+        self.ordered.sort()
         self.total = total
 
     def nonzero(self) -> int:
@@ -35,6 +36,8 @@ class Sample:
         only by the number of their elements.
         """
         size = len(self.ordered)
+        if size >= self.total:
+            return 0.0
         guess = self.ordered[min(max(size - round(self._rank(count)), 0), size - 1)]
         differ = _spread([some >= guess for some in pieces])
         if self._behind(guess) - self._before(guess) > size / 16:
