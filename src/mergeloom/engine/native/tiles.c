@@ -148,9 +148,14 @@ static void keep(float *restrict to, const float *restrict a, cut *by, int n) {
     const float limit = by->limit, equal = by->equal;
     for (int i = 0; i < TILE; i++) to[i] = fabsf(a[i]) <= limit ? 0 : a[i];
     if (by->budget <= 0) return;
-    int found = 0;
-    for (int i = 0; i < TILE; i++) found |= fabsf(a[i]) == equal;
-    for (int i = 0; found && i < n && by->budget > 0; i++) {
+    int equals = 0;
+    for (int i = 0; i < n; i++) equals += fabsf(a[i]) == equal;
+    if (equals <= by->budget) {
+        for (int i = 0; i < n; i++) to[i] = fabsf(a[i]) == equal ? a[i] : to[i];
+        by->budget -= equals;
+        return;
+    }
+    for (int i = 0; by->budget > 0; i++) { /* its last one is in this tile */
         if (fabsf(a[i]) == equal) {
             to[i] = a[i];
             by->budget--;
