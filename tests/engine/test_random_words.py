@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergeloom.engine.native.library import random_words, run_block
+from mergeloom.engine.native.library import random_words, run_program
 from mergeloom.engine.native.programs import compiled
 from mergeloom.engine.native.values import chosen, loaded
 from mergeloom.engine.randomness import Chance, Stream, philox, plain_words
@@ -58,7 +58,7 @@ def test_words_are_those_of_their_elements(key, first, count):
 def by_tiles(values: np.ndarray, chance: Chance, first: int) -> np.ndarray:
     out = np.empty_like(values)
     compiled(stored=[chosen(loaded(0), chance)]).run(
-        len(values), [(values, "F32")], Scratch(), first=first, outputs=[(out, "F32")]
+        [(first, first + len(values))], [(values, "F32")], Scratch(), outputs=[(out, "F32")]
     )
     return out
 
@@ -72,7 +72,7 @@ PROBABILITIES = st.one_of(
 @given(seed=st.integers(0, 99), first=FIRSTS, count=COUNTS, probability=PROBABILITIES)
 def test_tiles_choose_what_numpy_chooses(seed, first, count, probability):
     """By a product: NaN and infinity are not hidden, and zeros have a sign."""
-    assert run_block() is not None
+    assert run_program() is not None
     stream = Stream(seed, "tensor", "model")
     values = np.resize(ODD, count)
     drawn = stream.chosen(first, count, probability)

@@ -25,7 +25,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 @contextmanager
 def no_library():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "run_block", lambda: None)
+        patch.setattr(blocks, "run_program", lambda: None)
         patch.setattr(library, "_library", lambda: "it was taken away")
         library.function.cache_clear()
         yield

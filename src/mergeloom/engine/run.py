@@ -15,7 +15,7 @@ from mergeloom.engine.device import (
 )
 from mergeloom.engine.journal import Finished
 from mergeloom.engine.kernels import make_kernel
-from mergeloom.engine.scratch import Scratch, Spare
+from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sink import Sink
 from mergeloom.engine.sizes import (
     BLOCK,
@@ -23,7 +23,6 @@ from mergeloom.engine.sizes import (
     DEFAULT_MEMORY,
     affordable_threads,
     default_threads,
-    kept_bytes,
     peak_bytes,
 )
 from mergeloom.errors import MergeError, MergeloomError, Problem
@@ -62,10 +61,10 @@ class Report:
 class Running:
     """One job on its way: its kernel, the pass it is in, what is left of it."""
 
-    def __init__(self, number: int, job: Job, device: str, seed: int, spare: Spare) -> None:
+    def __init__(self, number: int, job: Job, device: str, seed: int) -> None:
         self.number = number
         self.job = job
-        self.kernel = make_kernel(job, job.formula(), device, seed, spare)
+        self.kernel = make_kernel(job, job.formula(), device, seed)
         self.lock = threading.Lock()
         self.nonfinite = 0
         self.notes: list[str] = []
@@ -96,13 +95,10 @@ class Task:
 class Queue:
     """Hands out spans: those of started jobs first, so that their inputs are still cached."""
 
-    def __init__(
-        self, jobs: Iterable[tuple[int, Job]], device: str, seed: int, spare: Spare
-    ) -> None:
+    def __init__(self, jobs: Iterable[tuple[int, Job]], device: str, seed: int) -> None:
         self._jobs = iter(jobs)
         self._device = device
         self._seed = seed
-        self._spare = spare
         self._ready: deque[Task] = deque()
         self._measuring = 0
         self._stopped = False
@@ -141,7 +137,7 @@ class Queue:
         entry = next(self._jobs, None)
         if entry is None:
             return False
-        running = Running(*entry, self._device, self._seed, self._spare)
+        running = Running(*entry, self._device, self._seed)
         self._measuring += running.phases > 0
         self._push(running, 0)
         return True
@@ -183,8 +179,7 @@ def run(
     skip = {tensor.job for tensor in finished}
     jobs = [(n, job) for n, job in enumerate(plan.jobs) if n not in skip]
     threads = _threads(plan, settings)
-    spare = Spare(kept_bytes(plan, threads, settings.max_memory))
-    queue = Queue(jobs, device, plan.seed, spare)
+    queue = Queue(jobs, device, plan.seed)
     failures: list[BaseException] = []
 
     def work() -> None:

@@ -59,31 +59,31 @@ def test_a_wheel_for_another_platform_has_that_platforms_library_alone(hook, tmp
 
 def test_the_variants_are_not_exported(hook):
     library = ctypes.CDLL(str(hook.build().path))
-    assert library.mergeloom_run_block
+    assert library.mergeloom_run_program
     for variant in hook.VARIANTS["x86_64"]:
-        assert not hasattr(library, f"run_block_{variant}")
+        assert not hasattr(library, f"run_program_{variant}")
 
 
 def variants_for_this_processor() -> list[str]:
     """What it can run, the best last; numpy asks the processor by itself."""
     from numpy._core._multiarray_umath import __cpu_features__ as has
 
-    names = ["run_block_any"]
+    names = ["run_program_any"]
     if platform.machine().lower() in ("x86_64", "amd64"):
-        names += ["run_block_v3"] * has["X86_V3"] + ["run_block_v4"] * has["X86_V4"]
+        names += ["run_program_v3"] * has["X86_V3"] + ["run_program_v4"] * has["X86_V4"]
     return names
 
 
 def test_the_best_variant_that_the_processor_can_run_is_chosen(hook, tmp_path, monkeypatch):
     """Each variant returns a letter of its own name."""
     (tmp_path / "dispatch.c").write_text(
-        re.sub(r"(each\(run_block\)).*", r"\1", (hook.SOURCES / "dispatch.c").read_text())
+        re.sub(r"(each\(run_program\)).*", r"\1", (hook.SOURCES / "dispatch.c").read_text())
     )
     (tmp_path / "numbered.c").write_text(
         "#define TEXT_(name) #name\n#define TEXT(name) TEXT_(name)\n"
         f'#include "{hook.SOURCES / "variant.h"}"\n'
-        "int VARIED(run_block)(void);\n"
-        "int VARIED(run_block)(void) { return TEXT(VARIED(run_block))[10]; }\n"
+        "int VARIED(run_program)(void);\n"
+        "int VARIED(run_program)(void) { return TEXT(VARIED(run_program))[12]; }\n"
     )
     monkeypatch.setattr(hook, "SOURCES", tmp_path)
     machine, _ = hook.host().split("-")
@@ -91,10 +91,10 @@ def test_the_best_variant_that_the_processor_can_run_is_chosen(hook, tmp_path, m
     library = tmp_path / "_tiles.so"
     hook.compile_library(compiler, hook.VARIANTS.get(machine, hook.BASELINE), library)
 
-    choose = ctypes.CDLL(str(library)).mergeloom_run_block
+    choose = ctypes.CDLL(str(library)).mergeloom_run_program
     choose.restype = ctypes.c_void_p
     chosen = ctypes.CFUNCTYPE(ctypes.c_int)(choose(99))()
-    assert chr(chosen) == variants_for_this_processor()[-1][10]
+    assert chr(chosen) == variants_for_this_processor()[-1][12]
 
 
 def test_without_a_compiler_the_error_says_so(hook, tmp_path, monkeypatch):

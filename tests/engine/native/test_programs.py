@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergeloom.checkpoint.open_files import open_file
-from mergeloom.engine.native.library import CHUNK, COUNT, CUT, TILE, run_block
+from mergeloom.engine.native.library import CHUNK, COUNT, CUT, TILE, run_program
 from mergeloom.engine.native.programs import Stored, address, compiled
-from mergeloom.engine.native.values import Values, constant, kept, loaded, spread
+from mergeloom.engine.native.values import Values, chosen, constant, kept, loaded, spread
+from mergeloom.engine.randomness import Chance, plain_words
 from mergeloom.engine.scratch import Scratch
 from mergeloom.errors import CheckpointError
 
@@ -22,7 +23,7 @@ ODD = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42, -1e-42, 3.4e38, 1.0, 
 
 
 def test_the_library_is_there():
-    assert run_block() is not None, "run make native"
+    assert run_program() is not None, "run make native"
 
 
 def floats(seed: int, count: int, size: int) -> list[np.ndarray]:
@@ -112,7 +113,7 @@ def test_any_formula_gives_what_numpy_gives(seed, size, steps):
     out = np.full(size, 7, np.float32)
     program = compiled(stored=[made[-1]])
     inputs = [(row, "F32") for row in rows]
-    _, bad = program.run(size, inputs, Scratch(), outputs=[(out, "F32")])
+    _, bad = program.run([(0, size)], inputs, Scratch(), outputs=[(out, "F32")])
     wanted = naive[-1].values
     assert bad == np.count_nonzero(~np.isfinite(wanted))
     assert np.array_equal(np.isnan(out), np.isnan(wanted))
@@ -133,7 +134,7 @@ def test_every_number_of_a_format_is_loaded_and_stored(dtype):
                                   "F16": torch.float16}.items()}[raw.dtype]  # fmt: skip
         out = torch.empty_like(wanted)
         _, bad = compiled(stored=[loaded(0)]).run(
-            len(raw),
+            [(0, len(raw))],
             [(raw.view(torch.uint8).numpy(), name)],
             Scratch(),
             outputs=[(out.view(torch.uint8).numpy(), dtype)],
@@ -149,7 +150,7 @@ def test_totals_are_those_of_float64(seed, size, wide):
     a, b = random.standard_normal((2, size)).astype("f4")
     x, y = loaded(0), loaded(1)
     program = compiled(totals=[x.sum(), (x * y).sum(), (1.0 - x).sum()], wide=wide)
-    totals, _ = program.run(size, [(a, "F32"), (b, "F32")], Scratch())
+    totals, _ = program.run([(0, size)], [(a, "F32"), (b, "F32")], Scratch())
     a, b = a.astype("f8"), b.astype("f8")
     sizes = np.array([np.abs(a).sum(), np.abs(a * b).sum(), np.abs(1 - a).sum()])
     wanted = np.array([a.sum(), (a * b).sum(), (1 - a).sum()])
@@ -164,7 +165,8 @@ def test_a_number_for_each_row_is_spread_over_it(row, rows):
     numbers = np.random.default_rng(row).standard_normal(rows).astype("f4")
     out = np.empty(rows * row, np.float32)
     program = compiled(stored=[spread(0, row)], totals=[spread(0, row).sum()], wide=True)
-    totals, _ = program.run(rows * row, [(numbers, "F32")], Scratch(), outputs=[(out, "F32")])
+    everything = [(0, rows * row)]
+    totals, _ = program.run(everything, [(numbers, "F32")], Scratch(), outputs=[(out, "F32")])
     assert np.array_equal(out, np.repeat(numbers, row))
     assert totals[0] == pytest.approx(float(numbers.astype("f8").sum() * row), abs=1e-9)
 
@@ -187,7 +189,7 @@ def test_counts_and_cuts(seed, size, budget, data):
     out = np.empty(size, np.float32)
     x = loaded(0)
     program = compiled(stored=[kept(x, 0)], counted=[(x.abs(), 0)])
-    program.run(size, [(values, "F32")], Scratch(),
+    program.run([(0, size)], [(values, "F32")], Scratch(),
                 outputs=[(out, "F32")], cuts=cut, counts=count)  # fmt: skip
     scores = np.abs(values)
     between = scores[(scores >= low / 8) & (scores <= high / 8) & (scores != common / 8)]
@@ -205,7 +207,7 @@ def test_counts_and_cuts(seed, size, budget, data):
 
 def test_a_number_is_the_same_everywhere():
     out = np.empty(TILE + 3, np.float32)
-    compiled(stored=[constant(0.1)]).run(len(out), [], Scratch(), outputs=[(out, "F32")])
+    compiled(stored=[constant(0.1)]).run([(0, len(out))], [], Scratch(), outputs=[(out, "F32")])
     assert (out == np.float32(0.1)).all()
 
 
@@ -216,7 +218,7 @@ def test_a_formula_over_very_many_models():
     pairs = [(one - other).square() for i, one in enumerate(inputs) for other in inputs[:i]]
     program = compiled(stored=[functools.reduce(operator.add, pairs)])
     out = np.empty(rows.shape[1], np.float32)
-    program.run(len(out), [(row, "F32") for row in rows], Scratch(),
+    program.run([(0, len(out))], [(row, "F32") for row in rows], Scratch(),
                 outputs=[(out, "F32")])  # fmt: skip
     assert np.array_equal(out, len(rows) * (rows**2).sum(0) - rows.sum(0) ** 2)
 
@@ -231,24 +233,32 @@ def test_what_symbols_cannot_tell_is_left_to_torch(use):
         use(loaded(0))
 
 
-@pytest.mark.parametrize("size", [0, 5, CHUNK, CHUNK + 3 * TILE + 7])
-def test_what_is_in_files_gives_what_is_in_memory(tmp_path, size):
-    random = np.random.default_rng(size)
-    rows = [random.standard_normal(size).astype("f4"), random.integers(0, 2**14, size, "u2")]
+@pytest.mark.parametrize(
+    "pieces",
+    [[(0, 0)], [(3, 8)], [(7, CHUNK + 3 * TILE)], [(5, 1005), (1000, 2000), (2001, 3001)]],
+)
+def test_what_is_in_files_gives_what_is_in_memory(tmp_path, pieces):
+    random = np.random.default_rng(1)
+    size = CHUNK + 5 * TILE
+    whole = [random.standard_normal(size).astype("f4"), random.integers(0, 2**14, size, "u2")]
     path = tmp_path / "weights"
-    path.write_bytes(b"head5" + rows[0].tobytes() + b"!" + rows[1].tobytes())
+    path.write_bytes(b"head5" + whole[0].tobytes() + b"!" + whole[1].tobytes())
+    rows = [np.concatenate([tensor[a:b] for a, b in pieces]) for tensor in whole]
     a, b = loaded(0), loaded(1)
-    program = compiled(stored=[a - b, a + b], totals=[(a * b).sum()])
-    kept = np.zeros_like(rows[1])
+    program = compiled(stored=[a - b, chosen(a, Chance(1, 30000, 0))], totals=[(a * b).sum()])
     file = open_file(path)
-    places = [Stored(file, 5, "F32"), Stored(file, 6 + rows[0].nbytes, "BF16", kept)]
+    places = [Stored(file, 5, "F32"), Stored(file, 6 + whole[0].nbytes, "BF16")]
     found = []
     for inputs in (list(zip(rows, ("F32", "BF16"), strict=True)), places):
-        out = np.zeros((2, size), np.float32)
-        totals, _ = program.run(size, inputs, Scratch(), outputs=[(out[0], "F32"), (out[1], "F32")])
+        out = np.zeros((2, len(rows[0])), np.float32)
+        totals, _ = program.run(pieces, inputs, Scratch(), outputs=[(row, "F32") for row in out])
         found.append((out.tobytes(), totals.tobytes()))
     assert found[0] == found[1]
-    assert np.array_equal(kept, rows[1])
+    numbers = (rows[1].astype("u4") << 16).view("f4")
+    assert np.array_equal(out[0], rows[0] - numbers)
+    words = plain_words(1, 0, size)
+    kept_ = np.concatenate([words[a:b] for a, b in pieces]) < 30000
+    assert np.array_equal(out[1], np.where(kept_, rows[0], rows[0] * 0))
 
 
 def test_a_file_that_ends_too_early_is_an_error_that_names_it(tmp_path):
@@ -257,4 +267,4 @@ def test_a_file_that_ends_too_early_is_an_error_that_names_it(tmp_path):
     inputs = [(np.zeros(40, np.float32), "F32"), Stored(open_file(path), 8, "F32")]
     program = compiled(stored=[loaded(0) + loaded(1)])
     with pytest.raises(CheckpointError, match=r"weights was changed .* wanted 160 bytes at 8"):
-        program.run(40, inputs, Scratch(), outputs=[(np.zeros(40, np.float32), "F32")])
+        program.run([(0, 40)], inputs, Scratch(), outputs=[(np.zeros(40, np.float32), "F32")])

@@ -12,7 +12,7 @@ from test_library import variants_for_this_processor
 from test_programs import ODD, SIZES, STEPS, floats, recorded
 
 from mergeloom.engine.native import programs
-from mergeloom.engine.native.library import COUNT, CUT, Operation, run_block
+from mergeloom.engine.native.library import COUNT, CUT, Operation, run_program
 from mergeloom.engine.native.programs import Program, address, compiled
 from mergeloom.engine.native.values import Values, chosen, constant, kept, loaded, spread
 from mergeloom.engine.randomness import Chance
@@ -29,7 +29,7 @@ def test_each_level_has_its_variant():
 
 
 def address_of(level: int) -> int:
-    address = ctypes.cast(run_block(level), ctypes.c_void_p).value
+    address = ctypes.cast(run_program(level), ctypes.c_void_p).value
     assert address is not None
     return address
 
@@ -66,14 +66,14 @@ def test_the_program_has_every_operation():
 
 def results(level: int, program: Program, size: int, inputs, dtype: str, monkeypatch):
     """Stored bytes, what is counted of them, and totals, by one variant."""
-    monkeypatch.setattr(programs, "run_block", lambda: run_block(level))
+    monkeypatch.setattr(programs, "run_program", lambda: run_program(level))
     rows = np.zeros((11, size), OUTPUTS[dtype])
     inside = np.zeros(size, np.uint32)
     low, high, common = np.array([0.25, 2.0, 0.5], np.float32).view("u4")
     counts = np.array([(low, high, common, 1, 0, 0, 0, 0, address(inside))], COUNT)
     cuts = np.array([(0.5, 0.5, 3)], CUT)
     totals, bad = program.run(
-        size, inputs, Scratch(), cuts=cuts, counts=counts,
+        [(0, size)], inputs, Scratch(), cuts=cuts, counts=counts,
         outputs=[(row, dtype) for row in rows],
     )  # fmt: skip
     numbers = tuple(counts[0][name] for name in ("above", "equal", "nonzero", "found"))
@@ -113,7 +113,7 @@ def near_every_half() -> np.ndarray:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_halves_are_loaded_and_stored_as_numpy_does(level, monkeypatch):
-    monkeypatch.setattr(programs, "run_block", lambda: run_block(level))
+    monkeypatch.setattr(programs, "run_program", lambda: run_program(level))
     program = compiled(stored=[loaded(0)])
     every = np.arange(2**16, dtype=np.uint16)
     for raw, kind in ((every, "F16"), (near_every_half().view("u4"), "F32")):
@@ -124,7 +124,7 @@ def test_halves_are_loaded_and_stored_as_numpy_does(level, monkeypatch):
             bits = np.where(np.isnan(wanted), {"F16": 0x7E00, "F32": 0x7FC00000}[dtype],
                             wanted.view(OUTPUTS[dtype]))  # fmt: skip
             out = np.zeros(len(raw), OUTPUTS[dtype])
-            _, bad = program.run(len(raw), [(raw, kind)], Scratch(),
+            _, bad = program.run([(0, len(raw))], [(raw, kind)], Scratch(),
                                  outputs=[(out, dtype)])  # fmt: skip
             assert np.array_equal(out, bits)
             assert bad == np.count_nonzero(~np.isfinite(wanted))

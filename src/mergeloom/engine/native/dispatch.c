@@ -1,6 +1,6 @@
 /* Chooses the variants of the library's functions for the processor at hand. */
 
-#define FUNCTIONS(each) each(run_block) each(random_words) each(divergence) each(choose_by_rank)
+#define FUNCTIONS(each) each(run_program) each(random_words) each(divergence) each(choose_by_rank)
 
 #define DECLARE_ANY(name) void name##_any(void);
 FUNCTIONS(DECLARE_ANY)

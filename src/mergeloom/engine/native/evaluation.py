@@ -10,17 +10,28 @@ import numpy as np
 
 from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Output
-from mergeloom.engine.native.blocks import Blocks, rounded
+from mergeloom.engine.native.blocks import read, rounded, sources
 from mergeloom.engine.native.divergence import row_divergence
 from mergeloom.engine.native.library import COUNT, CUT
-from mergeloom.engine.native.programs import Buffer, Numbers, Program, Source, address, compiled
+from mergeloom.engine.native.programs import (
+    Buffer,
+    Numbers,
+    Piece,
+    Program,
+    Source,
+    address,
+    compiled,
+)
 from mergeloom.engine.native.values import Total, Values, chosen, kept, loaded, spread
 from mergeloom.engine.order import ALL, Choice, Tallies, below
-from mergeloom.engine.scratch import Scratch, Spare
+from mergeloom.engine.scratch import Scratch
 from mergeloom.methods import Elementwise, Largest, Totals
 from mergeloom.planning import Job
 
-Make = Callable[[int, int, list[Buffer], Scratch], Numbers]
+Inputs = Callable[[], list[Buffer]]
+"""Reads a block's inputs when it is first called."""
+
+Make = Callable[[int, int, Inputs, Scratch], Numbers]
 """(first element, how many, the job's inputs there) → what a formula wants besides them."""
 
 Measure = Totals | Largest
@@ -70,7 +81,7 @@ class RecordedBlock:
         """Zeros for what is not chosen with a probability that rises with the rank."""
         sizes = self._sizes(model)
 
-        def by_rank(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+        def by_rank(start: int, count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
             def bits() -> Numbers:
                 return sizes(count, inputs, scratch).view(np.int32)
 
@@ -82,7 +93,7 @@ class RecordedBlock:
         """Each change's share of the largest rank of its row."""
         sizes = self._sizes(model)
 
-        def shares(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+        def shares(start: int, count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
             del start
             return self._facts.mean_rank(sizes(count, inputs, scratch))
 
@@ -92,24 +103,25 @@ class RecordedBlock:
         """How much the softmaxes of the rows differ, the same number for a whole row."""
         row = max(1, self.shape[-1]) if self.shape else 1
 
-        def divergences(start: int, count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+        def divergences(start: int, count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
             del scratch
 
             def measured() -> Numbers:
-                return row_divergence(inputs[model + 1], inputs[0], count // row, row, floor)
+                read = inputs()
+                return row_divergence(read[model + 1], read[0], count // row, row, floor)
 
             return self._facts.row_divergence(model, start, count, measured)
 
         found = self._extra(("divergence", model, floor), "F32", divergences)
         return spread(found.at, row)
 
-    def _sizes(self, model: int) -> Callable[[int, list[Buffer], Scratch], Numbers]:
+    def _sizes(self, model: int) -> Callable[[int, Inputs, Scratch], Numbers]:
         """Computes |Δ| of one model."""
         program = compiled(stored=[self.deltas[model].abs()])
 
-        def sizes(count: int, inputs: list[Buffer], scratch: Scratch) -> Numbers:
+        def sizes(count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
             found = scratch.array("sizes", count, np.float32)
-            program.run(count, inputs, scratch, outputs=[(found, "F32")])
+            program.run([(0, count)], inputs(), scratch, outputs=[(found, "F32")])
             return found
 
         return sizes
@@ -142,9 +154,8 @@ class Carried:
 class TiledEvaluation:
     """Evaluates one job's formula; see :class:`mergeloom.engine.elementwise.Evaluation`."""
 
-    def __init__(self, job: Job, formula: Elementwise, facts: Facts, spare: Spare) -> None:
+    def __init__(self, job: Job, formula: Elementwise, facts: Facts) -> None:
         self._job = job
-        self._blocks = Blocks(job, spare)
         self._formula = formula
         self._facts = facts
         self._recorded: dict[object, Recorded] = {}
@@ -158,13 +169,13 @@ class TiledEvaluation:
     ) -> Numbers:
         """The totals of elements [start, stop), float64."""
         recorded = self._recording(("totals", measure), lambda: self._record_totals(measure))
-        totals, _ = self._run(recorded, start, stop, scratch, carried, again=True)
+        totals, _ = self._run(recorded, [(start, stop)], scratch, carried)
         return totals.reshape(recorded.shape)
 
     def scores(
         self,
         measure: int,
-        pieces: Sequence[tuple[int, int]],
+        pieces: Sequence[Piece],
         scratch: Scratch,
         carried: Carried,
     ) -> Numbers:
@@ -172,9 +183,11 @@ class TiledEvaluation:
         recorded = self._recording(("scores", measure), lambda: self._record_scores(measure))
         start, stop = pieces[0]
         found = np.empty((*recorded.shape, len(pieces), stop - start), np.float32)
-        for i, (a, b) in enumerate(pieces):
-            outputs = [(row[i], "F32") for row in found]
-            self._run(recorded, a, b, scratch, carried, outputs=outputs)
+        # What is made besides the inputs is made of one piece at a time.
+        each = 1 if recorded.extras else len(pieces)
+        for i in range(0, len(pieces), each):
+            outputs = [(row[i : i + each].reshape(-1), "F32") for row in found]
+            self._run(recorded, pieces[i : i + each], scratch, carried, outputs=outputs)
         return found.view(np.uint32)
 
     def count(
@@ -199,7 +212,7 @@ class TiledEvaluation:
             counts[i]["low"], counts[i]["high"] = choice.low, choice.high
             counts[i]["common"], counts[i]["inside"] = choice.common, address(rows[i])
         counts["of_nonzero"] = cast(Largest, self._formula.measures[measure]).of_nonzero
-        self._run(recorded, start, stop, scratch, carried, again=True, counts=counts)
+        self._run(recorded, [(start, stop)], scratch, carried, counts=counts)
         for i, tally in enumerate(tallies.values()):
             took = counts[i]
             found = rows[i][: int(took["found"])].copy()
@@ -208,44 +221,38 @@ class TiledEvaluation:
     def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
         """Output elements [start, stop), rounded."""
         recorded = self._recording("output", self._record_output)
-        buffers = self._buffers(recorded, start, stop, scratch)
+        inputs = self._inputs(recorded, [(start, stop)], scratch)
         cuts = self._cuts(recorded, carried)
-        made = rounded(self._job, recorded.program, start, stop, buffers, scratch, cuts)
-        self._blocks.forget(start, stop)
-        return made
+        return rounded(self._job, recorded.program, start, stop, inputs, scratch, cuts)
 
     def _run(
         self,
         recorded: Recorded,
-        start: int,
-        stop: int,
+        pieces: Sequence[Piece],
         scratch: Scratch,
         carried: Carried,
-        *,
-        again: bool = False,
         **places: Any,
     ) -> tuple[Numbers, int]:
-        buffers = self._buffers(recorded, start, stop, scratch, again=again)
-        cuts = self._cuts(recorded, carried)
-        return recorded.program.run(
-            stop - start, buffers, scratch, first=start, cuts=cuts, **places
-        )
+        inputs, cuts = self._inputs(recorded, pieces, scratch), self._cuts(recorded, carried)
+        return recorded.program.run(pieces, inputs, scratch, cuts=cuts, **places)
 
-    def _buffers(
-        self,
-        recorded: Recorded,
-        start: int,
-        stop: int,
-        scratch: Scratch,
-        *,
-        again: bool = False,
+    def _inputs(
+        self, recorded: Recorded, pieces: Sequence[Piece], scratch: Scratch
     ) -> list[Source]:
         """The inputs, and what is wanted besides them."""
-        if not recorded.extras:
-            return self._blocks.sources(recorded.program.inputs, start, stop, scratch, again=again)
-        buffers = self._blocks.read(start, stop, scratch, again=again)
-        extras = [(make(start, stop - start, buffers, scratch), k) for k, make in recorded.extras]
-        return [*buffers, *extras]
+        held: list[Buffer] = []
+        start, stop = pieces[0]
+
+        def inputs() -> list[Buffer]:
+            if not held:
+                held.extend(read(self._job, start, stop, scratch))
+            return held
+
+        extras = [(make(start, stop - start, inputs, scratch), k) for k, make in recorded.extras]
+        return [
+            *(held or sources(self._job, recorded.program.inputs, pieces, scratch)),
+            *extras,
+        ]
 
     def _cuts(self, recorded: Recorded, carried: Carried) -> Numbers:
         if carried.cuts is None:

@@ -60,7 +60,6 @@ INSTRUCTION = np.dtype(
     [("operation", "i4"), ("to", "i4"), ("a", "i4"), ("b", "i4"), ("x", "f4"), ("y", "f4")]
 )
 CUT = np.dtype([("limit", "f4"), ("equal", "f4"), ("budget", "i8")])
-SOURCE = np.dtype([(n, "i8") for n in ("data", "type", "file", "offset", "kept")])
 CHANCE = np.dtype([("key", "u8"), ("whole", "u4"), ("rest", "u4")])
 COUNT = np.dtype(
     [("low", "u4"), ("high", "u4"), ("common", "u4"), ("of_nonzero", "u4"), ("above", "i8"),
@@ -114,10 +113,10 @@ def function(name: str, kinds: tuple[Any, ...], at_most: int = 99) -> Run | None
 _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
-def run_block(at_most: int = 99) -> Run | None:
-    """The function of blocks.c."""
-    kinds = (_SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER)
-    return function("run_block", kinds, at_most)
+def run_program(at_most: int = 99) -> Run | None:
+    """The function of programs.c."""
+    kinds = (_SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER)
+    return function("run_program", kinds, at_most)
 
 
 def random_words(key: int, first: int, count: int, at_most: int = 99) -> Numbers | None:

@@ -21,7 +21,7 @@ from mergeloom.engine.native.library import (
     KINDS,
     TILE,
     Operation,
-    run_block,
+    run_program,
 )
 from mergeloom.engine.native.values import Total, Values
 from mergeloom.engine.randomness import Chance
@@ -34,24 +34,26 @@ Buffer = tuple[Any, str]
 """A writable buffer (None for one that is not used) and the safetensors dtype of what is in it."""
 
 
+Piece = tuple[int, int]
+"""Elements [start, stop) of a tensor."""
+
+
 class Stored(NamedTuple):
-    """Elements to be read from a file while a program runs.
+    """A tensor whose elements are read from a file while a program runs.
 
     Args:
         file: is open.
-        offset: of the first element, in bytes.
+        offset: of the tensor's first element, in bytes.
         dtype: safetensors dtype name.
-        kept: a buffer for all of them, for other programs; without it they are gone afterwards.
     """
 
     file: OpenFile
     offset: int
     dtype: str
-    kept: Any = None
 
 
 Source = Buffer | Stored
-"""An input of a program."""
+"""An input of a program: in memory what it asks for and nothing else, or a whole tensor."""
 
 LOADS = (Operation.LOAD, Operation.LOAD_MINUS)
 
@@ -76,38 +78,38 @@ class Program:
 
     def run(
         self,
-        size: int,
+        pieces: Sequence[Piece],
         inputs: Sequence[Source],
         scratch: Scratch,
         *,
-        first: int = 0,
         outputs: Sequence[Buffer] = (),
         cuts: Numbers = NONE,
         counts: Numbers = NONE,
     ) -> tuple[Numbers, int]:
-        """Run over ``size`` elements: the totals, and how many stored ones are not finite.
+        """Run over equally long pieces: the totals, and how many stored ones are not finite.
 
-        ``first`` is the number of the first one in its tensor.
+        In memory one piece lies behind the other.
 
         Raises:
             CheckpointError: a file ended, or could not be read.
         """
-        run = run_block()
+        run = run_program()
         if run is None:
             raise RuntimeError("the library was not compiled")
+        starts, size = np.array([start for start, _ in pieces]), pieces[0][1] - pieces[0][0]
         totals = np.zeros(self.totals)
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
         sources = np.array([_source(i, size, n, scratch) for n, i in enumerate(inputs)], np.int64)
         stored = arrays(outputs)
         loaded = np.empty(2 * len(inputs), np.int64)
         own = (loaded, stored, totals, cuts, self.chances, counts, registers)
-        state = np.array([*map(address, own), first], np.int64)
+        state = np.array([*map(address, own), 0], np.int64)
         bad = run(
-            self.at, len(self.instructions), size, address(sources), len(inputs),
-            address(loaded), address(state),
+            self.at, len(self.instructions), address(starts), len(starts), size,
+            address(sources), len(inputs), address(loaded), address(state),
         )  # fmt: skip
         if bad < 0:
-            raise _unreadable(inputs[-1 - bad], size)
+            raise _unreadable(inputs[-1 - bad], pieces)
         return totals, bad
 
 
@@ -268,26 +270,25 @@ def arrays(buffers: Sequence[Buffer]) -> Numbers:
     return np.array([(address(data), KINDS[dtype]) for data, dtype in buffers], dtype=np.int64)
 
 
-def _unreadable(given: Source, size: int) -> CheckpointError:
+def _unreadable(given: Source, pieces: Sequence[Piece]) -> CheckpointError:
     """What Python's way of reading says of elements that could not be read."""
     if not isinstance(given, Stored):
         raise TypeError("a buffer is not read")
-    path = given.file.path
+    path, bytes_ = given.file.path, DTYPES[given.dtype].bytes
     try:
-        read_into(path, given.offset, memoryview(bytearray(size * DTYPES[given.dtype].bytes)))
+        for start, stop in pieces:
+            buffer = memoryview(bytearray((stop - start) * bytes_))
+            read_into(path, given.offset + start * bytes_, buffer)
     except CheckpointError as error:
         return error
     return CheckpointError(f"{path} cannot be read")
 
 
-def _source(
-    given: Source, size: int, number: int, scratch: Scratch
-) -> tuple[int, int, int, int, int]:
-    """What blocks.c calls a source."""
+def _source(given: Source, size: int, number: int, scratch: Scratch) -> tuple[int, ...]:
+    """What programs.c calls a source."""
     if isinstance(given, Stored):
-        kept = given.kept is not None
-        bytes_ = min(size, CHUNK) * DTYPES[given.dtype].bytes
-        data = given.kept if kept else scratch.bytes(("chunk", number), bytes_)
-        return address(data), KINDS[given.dtype], given.file.fd, given.offset, kept
+        chunk = min(size, CHUNK) * DTYPES[given.dtype].bytes
+        data = scratch.bytes(("chunk", number), chunk)
+        return address(data), KINDS[given.dtype], given.file.fd, given.offset
     data, dtype = given
-    return address(data), KINDS[dtype], -1, 0, False
+    return address(data), KINDS[dtype], -1, 0

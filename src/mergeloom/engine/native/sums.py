@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mergeloom.engine.kernel import Kernel, Output
-from mergeloom.engine.native.blocks import Blocks, rounded
+from mergeloom.engine.native.blocks import rounded, sources
 from mergeloom.engine.native.programs import Program, compiled
 from mergeloom.engine.native.values import Values, constant, loaded
-from mergeloom.engine.scratch import Scratch, Spare
+from mergeloom.engine.scratch import Scratch
 from mergeloom.methods import Note, WeightedSum
 from mergeloom.planning import Job
 
@@ -21,9 +21,8 @@ Numbers = np.ndarray[Any, Any]
 class TiledSum(Kernel):
     """One job whose output is a weighted sum of its inputs, each taken as one vector."""
 
-    def __init__(self, job: Job, formula: WeightedSum, spare: Spare) -> None:
+    def __init__(self, job: Job, formula: WeightedSum) -> None:
         self.job = job
-        self._blocks = Blocks(job, spare)
         self._formula = formula
         self._parts: dict[int, Numbers] = {}
         self._program: Program | None = None
@@ -51,8 +50,8 @@ class TiledSum(Kernel):
         total = np.zeros(self._measure.totals)
         for a in range(start, stop, step):
             b = min(a + step, stop)
-            buffers = self._blocks.sources(self._measure.inputs, a, b, scratch, again=True)
-            total += self._measure.run(b - a, buffers, scratch)[0]
+            inputs = sources(self.job, self._measure.inputs, [(a, b)], scratch)
+            total += self._measure.run([(a, b)], inputs, scratch)[0]
         return total
 
     def absorb(self, phase: int, span: int, part: Numbers) -> None:
@@ -80,10 +79,8 @@ class TiledSum(Kernel):
         del carried
         if self._program is None:
             raise RuntimeError(f"{self.job.name}: computed before it was measured")
-        buffers = self._blocks.sources(self._program.inputs, start, stop, scratch)
-        made = rounded(self.job, self._program, start, stop, buffers, scratch)
-        self._blocks.forget(start, stop)
-        return made
+        inputs = sources(self.job, self._program.inputs, [(start, stop)], scratch)
+        return rounded(self.job, self._program, start, stop, inputs, scratch)
 
     def _set_coefficients(self, coefficients: Sequence[float]) -> None:
         """Make the program of the sum; no coefficients at all mean the base alone."""

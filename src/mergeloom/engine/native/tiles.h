@@ -32,8 +32,7 @@ typedef struct {
     uint32_t *inside;
 } count;
 
-/* What the instructions of a program work with. `first` is the number of the block's first element
- * in its tensor. */
+/* What the instructions of a program work with. Element i is element `first` + i of the tensor. */
 typedef struct {
     const array *inputs, *outputs;
     double *totals;
@@ -44,7 +43,7 @@ typedef struct {
     int64_t first;
 } state;
 
-/* Runs a program of `length` instructions over elements [begin, end) of a block; the stored ones
- * that are NaN or infinite. An instruction's `to` is no register that it reads. */
+/* Runs a program of `length` instructions over elements [begin, end); the stored ones that are NaN
+ * or infinite. An instruction's `to` is no register that it reads. */
 int64_t VARIED(tiles)(const instruction *program, int64_t length, int64_t begin, int64_t end,
                       const state *of);
