@@ -15,7 +15,7 @@ from mergeloom.engine.device import (
 )
 from mergeloom.engine.journal import Finished
 from mergeloom.engine.kernels import make_kernel
-from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.engine.sink import Sink
 from mergeloom.engine.sizes import (
     BLOCK,
@@ -23,6 +23,7 @@ from mergeloom.engine.sizes import (
     DEFAULT_MEMORY,
     affordable_threads,
     default_threads,
+    kept_bytes,
     peak_bytes,
 )
 from mergeloom.errors import MergeError, MergeloomError, Problem
@@ -61,10 +62,10 @@ class Report:
 class Running:
     """One job on its way: its kernel, the pass it is in, what is left of it."""
 
-    def __init__(self, number: int, job: Job, device: str, seed: int) -> None:
+    def __init__(self, number: int, job: Job, device: str, seed: int, spare: Spare) -> None:
         self.number = number
         self.job = job
-        self.kernel = make_kernel(job, job.formula(), device, seed)
+        self.kernel = make_kernel(job, job.formula(), device, seed, spare)
         self.lock = threading.Lock()
         self.nonfinite = 0
         self.notes: list[str] = []
@@ -95,10 +96,13 @@ class Task:
 class Queue:
     """Hands out spans: those of started jobs first, so that their inputs are still cached."""
 
-    def __init__(self, jobs: Iterable[tuple[int, Job]], device: str, seed: int) -> None:
+    def __init__(
+        self, jobs: Iterable[tuple[int, Job]], device: str, seed: int, spare: Spare
+    ) -> None:
         self._jobs = iter(jobs)
         self._device = device
         self._seed = seed
+        self._spare = spare
         self._ready: deque[Task] = deque()
         self._measuring = 0
         self._stopped = False
@@ -137,7 +141,7 @@ class Queue:
         entry = next(self._jobs, None)
         if entry is None:
             return False
-        running = Running(*entry, self._device, self._seed)
+        running = Running(*entry, self._device, self._seed, self._spare)
         self._measuring += running.phases > 0
         self._push(running, 0)
         return True
@@ -179,7 +183,8 @@ def run(
     skip = {tensor.job for tensor in finished}
     jobs = [(n, job) for n, job in enumerate(plan.jobs) if n not in skip]
     threads = _threads(plan, settings)
-    queue = Queue(jobs, device, plan.seed)
+    spare = Spare(kept_bytes(plan, threads, settings.max_memory))
+    queue = Queue(jobs, device, plan.seed, spare)
     failures: list[BaseException] = []
 
     def work() -> None:

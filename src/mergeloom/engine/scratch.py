@@ -44,3 +44,28 @@ class Scratch:
             first = -whole.ctypes.data % ALIGNMENT
             held = self._buffers[key] = whole[first : first + nbytes]
         return held[:nbytes]
+
+
+class Spare:
+    """Memory of a run for blocks that wait for the next pass; given back, it is used again.
+
+    Fresh memory costs as much as reading the block once more would.
+
+    Args:
+        each: most bytes that the blocks of one tensor may take, all of them or none.
+    """
+
+    def __init__(self, each: int) -> None:
+        self.each = each
+        self._free: list[Scratch] = []  # its append and pop are atomic
+
+    def take(self) -> Scratch:
+        """Memory for one block."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Scratch()
+
+    def give_back(self, memory: Scratch) -> None:
+        """Nobody uses this any more."""
+        self._free.append(memory)

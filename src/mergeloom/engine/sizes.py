@@ -25,6 +25,9 @@ may be thresholds."""
 REMEMBERED_LEAST = 4 << 20
 """What the smallest tensor may keep so."""
 
+KEPT = 64 << 20
+"""Most bytes of a tensor's inputs that stay in memory from one pass to the next."""
+
 PIECE = 1024
 """Elements of a sample that lie side by side."""
 
@@ -120,3 +123,9 @@ def affordable_threads(plan: Plan, threads: int, memory: int) -> int:
     while threads and peak_bytes(plan, threads) > memory:
         threads -= 1
     return threads
+
+
+def kept_bytes(plan: Plan, threads: int, memory: int) -> int:
+    """Bytes of inputs that each tensor may keep in ``memory``; as many are computed as there are
+    ``threads``, and one more between two passes."""
+    return max(0, min(KEPT, (memory - peak_bytes(plan, threads)) // (threads + 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Sequence
 
@@ -21,7 +22,7 @@ from mergeloom.engine.native.programs import (
     compiled,
 )
 from mergeloom.engine.native.values import loaded
-from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.planning import Job
 from mergeloom.types import DTYPES, View
 
@@ -43,38 +44,87 @@ def can_run(job: Job) -> bool:
     return knows(job) and run_program() is not None
 
 
-def read(job: Job, start: int, stop: int, scratch: Scratch) -> list[Buffer]:
-    """Elements [start, stop) of all inputs, there until the next call with ``scratch``."""
-    return [
-        (read_bytes(entry.view, start, stop, scratch, ("input", number)), entry.view.dtype)
-        for number, entry in enumerate(job.inputs)
-    ]
+class Inputs:
+    """A job's inputs, for programs to load.
 
-
-def sources(
-    job: Job, numbers: Collection[int], pieces: Sequence[Piece], scratch: Scratch
-) -> list[Source]:
-    """Pieces of a job's inputs for a program that wants those of ``numbers``.
-
-    It reads by itself what lies side by side in a file; the rest is read here. There is nothing
-    in place of other inputs.
+    Blocks that another pass will ask for stay in memory, if there is enough for all of them:
+    taking them out of the system's cache once more costs about half as much as the arithmetic.
     """
-    return [
-        _source(entry.view, pieces, scratch, ("input", number))
-        if number in numbers
-        else (None, entry.view.dtype)
-        for number, entry in enumerate(job.inputs)
-    ]
+
+    def __init__(self, job: Job, spare: Spare) -> None:
+        self._views = [entry.view for entry in job.inputs]
+        self._spare = spare
+        self._keeps = job.nbytes_in <= spare.each
+        self._kept: dict[tuple[int, Piece], tuple[Scratch, memoryview]] = {}
+
+    def read(self, piece: Piece, scratch: Scratch) -> list[Buffer]:
+        """A piece of all inputs, there until the next call with ``scratch``."""
+        return [
+            (read_bytes(view, *piece, scratch, ("input", number)), view.dtype)
+            for number, view in enumerate(self._views)
+        ]
+
+    def sources(
+        self,
+        numbers: Collection[int],
+        pieces: Sequence[Piece],
+        scratch: Scratch,
+        *,
+        again: bool = False,
+    ) -> list[Source]:
+        """Pieces of the inputs ``numbers``, and nothing in place of the others.
+
+        A program reads by itself what lies side by side in a file; the rest is read here.
+        ``again`` says that another pass will ask for the same piece, a single one.
+        """
+        return [
+            self._source(number, pieces, scratch, keep=again and self._keeps)
+            if number in numbers
+            else (None, view.dtype)
+            for number, view in enumerate(self._views)
+        ]
+
+    def forget(self, piece: Piece) -> None:
+        """No pass will ask for this piece again."""
+        for number in range(len(self._views)):
+            kept = self._kept.pop((number, piece), None)
+            if kept:
+                self._spare.give_back(kept[0])
+
+    def _source(
+        self, number: int, pieces: Sequence[Piece], scratch: Scratch, *, keep: bool
+    ) -> Source:
+        view, key, stored = self._views[number], (number, pieces[0]), self._stored[number]
+        if key in self._kept:
+            return self._kept[key][1], view.dtype
+        if stored and not keep:
+            return stored
+        memory = self._spare.take() if keep else scratch
+        if stored:
+            start, stop = pieces[0]
+            block = memory.bytes("kept", (stop - start) * DTYPES[view.dtype].bytes)
+        else:
+            block = _read(view, pieces, memory, ("input", number))
+        if keep:
+            self._kept[key] = memory, block
+        return stored._replace(kept=block) if stored else (block, view.dtype)
+
+    @functools.cached_property
+    def _stored(self) -> list[Stored | None]:
+        """The inputs that programs can read."""
+        places = [stored_at(view, 0) if READS else None for view in self._views]
+        return [
+            Stored(open_file(place[0]), place[1], view.dtype) if place else None
+            for view, place in zip(self._views, places, strict=True)
+        ]
 
 
-def _source(view: View, pieces: Sequence[Piece], scratch: Scratch, key: object) -> Source:
-    place = stored_at(view, 0) if READS else None
-    if place:
-        return Stored(open_file(place[0]), place[1], view.dtype)
+def _read(view: View, pieces: Sequence[Piece], scratch: Scratch, key: object) -> memoryview:
+    """Pieces one behind the other."""
     if len(pieces) == 1:
-        return read_bytes(view, *pieces[0], scratch, key), view.dtype
+        return read_bytes(view, *pieces[0], scratch, key)
     apart = [bytes(read_bytes(view, a, b, scratch, key)) for a, b in pieces]
-    return bytearray().join(apart), view.dtype
+    return memoryview(bytearray().join(apart))
 
 
 def rounded(
@@ -97,7 +147,8 @@ def rounded(
     for first, end in job.exact:
         a, b = max(start, first), min(stop, end)
         if a < b:
-            own, place = sources(job, (0,), [(a, b)], scratch), data[(a - start) * size :]
-            ROUNDING.run([(a, b)], own, scratch, outputs=[(place, job.dtype)])
+            own = Inputs(job, Spare(0)).sources((0,), [(a, b)], scratch)
+            outputs = [(data[(a - start) * size :], job.dtype)]
+            ROUNDING.run([(a, b)], own, scratch, outputs=outputs)
             bad = nonfinite(data, job.dtype, scratch)
     return Output(data, bad)

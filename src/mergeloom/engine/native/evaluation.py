@@ -10,7 +10,7 @@ import numpy as np
 
 from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Output
-from mergeloom.engine.native.blocks import read, rounded, sources
+from mergeloom.engine.native.blocks import Inputs, rounded
 from mergeloom.engine.native.divergence import row_divergence
 from mergeloom.engine.native.library import COUNT, CUT
 from mergeloom.engine.native.programs import (
@@ -24,14 +24,14 @@ from mergeloom.engine.native.programs import (
 )
 from mergeloom.engine.native.values import Total, Values, chosen, kept, loaded, spread
 from mergeloom.engine.order import ALL, Choice, Tallies, below
-from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.methods import Elementwise, Largest, Totals
 from mergeloom.planning import Job
 
-Inputs = Callable[[], list[Buffer]]
+Read = Callable[[], list[Buffer]]
 """Reads a block's inputs when it is first called."""
 
-Make = Callable[[int, int, Inputs, Scratch], Numbers]
+Make = Callable[[int, int, Read, Scratch], Numbers]
 """(first element, how many, the job's inputs there) → what a formula wants besides them."""
 
 Measure = Totals | Largest
@@ -81,7 +81,7 @@ class RecordedBlock:
         """Zeros for what is not chosen with a probability that rises with the rank."""
         sizes = self._sizes(model)
 
-        def by_rank(start: int, count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
+        def by_rank(start: int, count: int, inputs: Read, scratch: Scratch) -> Numbers:
             def bits() -> Numbers:
                 return sizes(count, inputs, scratch).view(np.int32)
 
@@ -93,7 +93,7 @@ class RecordedBlock:
         """Each change's share of the largest rank of its row."""
         sizes = self._sizes(model)
 
-        def shares(start: int, count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
+        def shares(start: int, count: int, inputs: Read, scratch: Scratch) -> Numbers:
             del start
             return self._facts.mean_rank(sizes(count, inputs, scratch))
 
@@ -103,7 +103,7 @@ class RecordedBlock:
         """How much the softmaxes of the rows differ, the same number for a whole row."""
         row = max(1, self.shape[-1]) if self.shape else 1
 
-        def divergences(start: int, count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
+        def divergences(start: int, count: int, inputs: Read, scratch: Scratch) -> Numbers:
             del scratch
 
             def measured() -> Numbers:
@@ -115,11 +115,11 @@ class RecordedBlock:
         found = self._extra(("divergence", model, floor), "F32", divergences)
         return spread(found.at, row)
 
-    def _sizes(self, model: int) -> Callable[[int, Inputs, Scratch], Numbers]:
+    def _sizes(self, model: int) -> Callable[[int, Read, Scratch], Numbers]:
         """Computes |Δ| of one model."""
         program = compiled(stored=[self.deltas[model].abs()])
 
-        def sizes(count: int, inputs: Inputs, scratch: Scratch) -> Numbers:
+        def sizes(count: int, inputs: Read, scratch: Scratch) -> Numbers:
             found = scratch.array("sizes", count, np.float32)
             program.run([(0, count)], inputs(), scratch, outputs=[(found, "F32")])
             return found
@@ -154,8 +154,9 @@ class Carried:
 class TiledEvaluation:
     """Evaluates one job's formula; see :class:`mergeloom.engine.elementwise.Evaluation`."""
 
-    def __init__(self, job: Job, formula: Elementwise, facts: Facts) -> None:
+    def __init__(self, job: Job, formula: Elementwise, facts: Facts, spare: Spare) -> None:
         self._job = job
+        self._inputs = Inputs(job, spare)
         self._formula = formula
         self._facts = facts
         self._recorded: dict[object, Recorded] = {}
@@ -169,7 +170,7 @@ class TiledEvaluation:
     ) -> Numbers:
         """The totals of elements [start, stop), float64."""
         recorded = self._recording(("totals", measure), lambda: self._record_totals(measure))
-        totals, _ = self._run(recorded, [(start, stop)], scratch, carried)
+        totals, _ = self._run(recorded, [(start, stop)], scratch, carried, again=True)
         return totals.reshape(recorded.shape)
 
     def scores(
@@ -212,7 +213,7 @@ class TiledEvaluation:
             counts[i]["low"], counts[i]["high"] = choice.low, choice.high
             counts[i]["common"], counts[i]["inside"] = choice.common, address(rows[i])
         counts["of_nonzero"] = cast(Largest, self._formula.measures[measure]).of_nonzero
-        self._run(recorded, [(start, stop)], scratch, carried, counts=counts)
+        self._run(recorded, [(start, stop)], scratch, carried, again=True, counts=counts)
         for i, tally in enumerate(tallies.values()):
             took = counts[i]
             found = rows[i][: int(took["found"])].copy()
@@ -221,9 +222,11 @@ class TiledEvaluation:
     def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
         """Output elements [start, stop), rounded."""
         recorded = self._recording("output", self._record_output)
-        inputs = self._inputs(recorded, [(start, stop)], scratch)
+        inputs = self._sources(recorded, [(start, stop)], scratch)
         cuts = self._cuts(recorded, carried)
-        return rounded(self._job, recorded.program, start, stop, inputs, scratch, cuts)
+        made = rounded(self._job, recorded.program, start, stop, inputs, scratch, cuts)
+        self._inputs.forget((start, stop))
+        return made
 
     def _run(
         self,
@@ -231,28 +234,34 @@ class TiledEvaluation:
         pieces: Sequence[Piece],
         scratch: Scratch,
         carried: Carried,
+        *,
+        again: bool = False,
         **places: Any,
     ) -> tuple[Numbers, int]:
-        inputs, cuts = self._inputs(recorded, pieces, scratch), self._cuts(recorded, carried)
+        inputs = self._sources(recorded, pieces, scratch, again=again)
+        cuts = self._cuts(recorded, carried)
         return recorded.program.run(pieces, inputs, scratch, cuts=cuts, **places)
 
-    def _inputs(
-        self, recorded: Recorded, pieces: Sequence[Piece], scratch: Scratch
+    def _sources(
+        self,
+        recorded: Recorded,
+        pieces: Sequence[Piece],
+        scratch: Scratch,
+        *,
+        again: bool = False,
     ) -> list[Source]:
-        """The inputs, and what is wanted besides them."""
-        held: list[Buffer] = []
+        """The inputs, and what is wanted besides them, perhaps made of them: of a single piece."""
         start, stop = pieces[0]
+        held: list[Buffer] = []
 
-        def inputs() -> list[Buffer]:
+        def read() -> list[Buffer]:
             if not held:
-                held.extend(read(self._job, start, stop, scratch))
+                held.extend(self._inputs.read((start, stop), scratch))
             return held
 
-        extras = [(make(start, stop - start, inputs, scratch), k) for k, make in recorded.extras]
-        return [
-            *(held or sources(self._job, recorded.program.inputs, pieces, scratch)),
-            *extras,
-        ]
+        extras = [(make(start, stop - start, read, scratch), k) for k, make in recorded.extras]
+        wanted = recorded.program.inputs
+        return [*(held or self._inputs.sources(wanted, pieces, scratch, again=again)), *extras]
 
     def _cuts(self, recorded: Recorded, carried: Carried) -> Numbers:
         if carried.cuts is None:

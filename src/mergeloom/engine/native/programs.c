@@ -12,10 +12,11 @@
 #include "tiles.h"
 
 /* An input: all elements that the program asks for at `data`, or an open file that has the tensor
- * at `offset`, and room for one chunk at `data`. */
+ * at `offset`. There is room at `data` for all that is read, where that is `kept`, else for a
+ * chunk. */
 typedef struct {
     char *data;
-    int64_t type, file, offset;
+    int64_t type, file, offset, kept;
 } source;
 
 enum { CHUNK = 1 << 16 }; /* elements */
@@ -57,11 +58,12 @@ int64_t VARIED(run_program)(const instruction *program, int64_t length, const in
         int64_t n = size - into < CHUNK ? size - into : CHUNK;
         for (int64_t i = 0; i < count; i++) {
             const source *from = sources + i;
-            int64_t bytes = BYTES[from->type], skip = from->file < 0 ? 0 : done * bytes;
+            int64_t bytes = BYTES[from->type], skip = done * bytes;
+            char *data = from->data + (from->kept ? skip : 0);
             if (from->file >= 0 &&
-                !filled(from->data, from->file, from->offset + first * bytes, n * bytes))
+                !filled(data, from->file, from->offset + first * bytes, n * bytes))
                 return -1 - i;
-            inputs[i] = (array){(void *)((intptr_t)from->data - skip), from->type};
+            inputs[i] = (array){(void *)((intptr_t)data - skip), from->type};
         }
         of.first = first - done;
         bad += VARIED(tiles)(program, length, done, done + n, &of);

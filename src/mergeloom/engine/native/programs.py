@@ -45,11 +45,13 @@ class Stored(NamedTuple):
         file: is open.
         offset: of the tensor's first element, in bytes.
         dtype: safetensors dtype name.
+        kept: a buffer for all that is read, for other programs; without it that is gone then.
     """
 
     file: OpenFile
     offset: int
     dtype: str
+    kept: Any = None
 
 
 Source = Buffer | Stored
@@ -287,8 +289,11 @@ def _unreadable(given: Source, pieces: Sequence[Piece]) -> CheckpointError:
 def _source(given: Source, size: int, number: int, scratch: Scratch) -> tuple[int, ...]:
     """What programs.c calls a source."""
     if isinstance(given, Stored):
-        chunk = min(size, CHUNK) * DTYPES[given.dtype].bytes
-        data = scratch.bytes(("chunk", number), chunk)
-        return address(data), KINDS[given.dtype], given.file.fd, given.offset
+        data = given.kept
+        if data is None:
+            chunk = min(size, CHUNK) * DTYPES[given.dtype].bytes
+            data = scratch.bytes(("chunk", number), chunk)
+        keeps = given.kept is not None
+        return address(data), KINDS[given.dtype], given.file.fd, given.offset, keeps
     data, dtype = given
-    return address(data), KINDS[dtype], -1, 0
+    return address(data), KINDS[dtype], -1, 0, True

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mergeloom.engine.kernel import Kernel, Output
-from mergeloom.engine.native.blocks import rounded, sources
+from mergeloom.engine.native.blocks import Inputs, rounded
 from mergeloom.engine.native.programs import Program, compiled
 from mergeloom.engine.native.values import Values, constant, loaded
-from mergeloom.engine.scratch import Scratch
+from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.methods import Note, WeightedSum
 from mergeloom.planning import Job
 
@@ -21,8 +21,9 @@ Numbers = np.ndarray[Any, Any]
 class TiledSum(Kernel):
     """One job whose output is a weighted sum of its inputs, each taken as one vector."""
 
-    def __init__(self, job: Job, formula: WeightedSum) -> None:
+    def __init__(self, job: Job, formula: WeightedSum, spare: Spare) -> None:
         self.job = job
+        self._inputs = Inputs(job, spare)
         self._formula = formula
         self._parts: dict[int, Numbers] = {}
         self._program: Program | None = None
@@ -50,7 +51,7 @@ class TiledSum(Kernel):
         total = np.zeros(self._measure.totals)
         for a in range(start, stop, step):
             b = min(a + step, stop)
-            inputs = sources(self.job, self._measure.inputs, [(a, b)], scratch)
+            inputs = self._inputs.sources(self._measure.inputs, [(a, b)], scratch, again=True)
             total += self._measure.run([(a, b)], inputs, scratch)[0]
         return total
 
@@ -79,8 +80,10 @@ class TiledSum(Kernel):
         del carried
         if self._program is None:
             raise RuntimeError(f"{self.job.name}: computed before it was measured")
-        inputs = sources(self.job, self._program.inputs, [(start, stop)], scratch)
-        return rounded(self.job, self._program, start, stop, inputs, scratch)
+        inputs = self._inputs.sources(self._program.inputs, [(start, stop)], scratch)
+        made = rounded(self.job, self._program, start, stop, inputs, scratch)
+        self._inputs.forget((start, stop))
+        return made
 
     def _set_coefficients(self, coefficients: Sequence[float]) -> None:
         """Make the program of the sum; no coefficients at all mean the base alone."""
