@@ -39,6 +39,8 @@ def multislerp(
     size = norm(mean)
     if size < eps and len(models) == 2:
         return sum(w * v for w, v in zip(share, vectors, strict=True)) + origin, 1.0
+    if size == 0:
+        return np.full_like(models[0], np.nan), size  # no direction
     mean = mean / size
     tangent = sum(w * (u - dot(u, mean) * mean) for w, u in zip(share, units, strict=True))
     angle = norm(tangent) + eps

@@ -301,8 +301,9 @@ class Worker:
         """Do one span; the finished tensor if it was the job's last."""
         running = task.running
         start, stop = running.spans[task.span]
-        for entry in running.job.inputs:
-            entry.view.prefetch(start, stop)
+        if task.phase == 0:  # later passes find in the system's cache what this one has read
+            for entry in running.job.inputs:
+                entry.view.prefetch(start, stop)
         try:
             if task.writes:
                 self._write(running, task.span, start, stop)

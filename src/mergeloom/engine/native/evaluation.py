@@ -314,12 +314,18 @@ def _scores(measure: Measure, block: Any) -> list[Values]:
     """The symbolic scores of a measure."""
     if not isinstance(measure, Largest):
         raise TypeError("the measure has no scores")
-    return cast(list[Values], list(measure.scores(block)))
+    return _symbolic(list(measure.scores(block)))
 
 
 def _result(formula: Elementwise, block: Any) -> Values:
     """The symbolic result of a formula."""
-    return cast(Values, formula.apply(block))
+    return _symbolic([formula.apply(block)])[0]
+
+
+def _symbolic(found: list[Any]) -> list[Values]:
+    if not all(isinstance(values, Values) for values in found):
+        raise TypeError("the formula gives something else than values")
+    return found
 
 
 def recordable(job: Job, formula: Elementwise) -> bool:
@@ -332,8 +338,8 @@ def recordable(job: Job, formula: Elementwise) -> bool:
                 facts.totals.append(np.ones(_totals(measure, block).shape))
             else:
                 facts.totals.append(np.ones(()))
-                compiled(stored=_scores(measure, block))
-        compiled(stored=[_result(formula, RecordedBlock(job, facts))])
+                _scores(measure, block)
+        _result(formula, RecordedBlock(job, facts))
     except Exception:  # noqa: BLE001 - torch can do what symbols cannot, or says what is wrong
         return False
     return True

@@ -80,6 +80,9 @@ def _library() -> ctypes.CDLL | str:
         return "it is only made for little-endian processors"
     if not LIBRARY.exists():
         return "it was not compiled when mergeloom was installed"
+    sources = LIBRARY.parent.glob("*.[ch]")  # there are some in a clone only
+    if max((file.stat().st_mtime for file in sources), default=0) > LIBRARY.stat().st_mtime:
+        return "it is older than its C files: run make native"
     try:
         return ctypes.CDLL(str(LIBRARY))
     except OSError as error:

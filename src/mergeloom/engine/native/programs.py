@@ -156,15 +156,15 @@ class _Compiler:
         self._count = 0
         self._chances: list[Chance] = []
         self._made: list[tuple[int, int, int, int, float, float]] = []
-        self._order = list(_parts_first(part for _, parts, _, _ in roots for part in parts))
+        self._fused = dict(_parts_first(part for _, parts, _, _ in roots for part in parts))
         for _, parts, _, _ in roots:
             self._uses.update(parts)
-        for values in self._order:
-            self._uses.update(_fused(values).parts)
+        for fused in self._fused.values():
+            self._uses.update(fused.parts)
 
     def program(self, totals: int) -> Program:
         """The whole program."""
-        made = iter(self._order)
+        made = iter(self._fused)
         for operation, parts, to, number in self._roots:
             while any(part not in self._registers for part in parts):
                 self._make(next(made))
@@ -173,14 +173,14 @@ class _Compiler:
             self._made.append((operation, to, places[0], second, 0.0, 0.0))
             for part in parts:
                 self._used(part)
-        inputs = frozenset(v.at for v in map(_fused, self._registers) if v.operation in LOADS)
+        inputs = frozenset(v.at for v in self._fused.values() if v.operation in LOADS)
         instructions = np.array(self._made, dtype=INSTRUCTION)
         chances = np.array(self._chances, dtype=CHANCE)
         return Program(instructions, chances, self._count, totals, inputs)
 
     def _make(self, values: Values) -> None:
         """The instruction that makes values out of parts that were made before."""
-        fused = _fused(values)
+        fused = self._fused[values]
         places = [self._registers[part] for part in fused.parts]
         to = self._take()  # before those of the parts are free: tiles.c wants another one
         a, b = (*places, self._number(fused), fused.each)[:2]
@@ -208,22 +208,23 @@ class _Compiler:
             heapq.heappush(self._free, self._registers[values])
 
 
-def _parts_first(roots: Iterable[Values]) -> Iterator[Values]:
-    """All that values are made of, each once and after its parts.
+def _parts_first(roots: Iterable[Values]) -> Iterator[tuple[Values, Values]]:
+    """All that values are made of, each once and after its parts, and as instructions make it.
 
     Not recursive: a sum over the pairs of 40 models is a chain of 780 additions.
     """
     seen: set[Values] = set()
     for root in roots:
-        waiting = [(root, False)]
+        waiting: list[tuple[Values, Values | None]] = [(root, None)]
         while waiting:
-            values, ready = waiting.pop()
-            if ready:
-                yield values
+            values, fused = waiting.pop()
+            if fused is not None:
+                yield values, fused
             elif values not in seen:
                 seen.add(values)
-                waiting.append((values, True))
-                waiting.extend((part, False) for part in reversed(_fused(values).parts))
+                fused = _fused(values)
+                waiting.append((values, fused))
+                waiting.extend((part, None) for part in reversed(fused.parts))
 
 
 def _fused(values: Values) -> Values:

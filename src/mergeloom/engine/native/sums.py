@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,21 +28,15 @@ class TiledSum(Kernel):
         self._formula = formula
         self._parts: dict[int, Numbers] = {}
         self._program: Program | None = None
-        base = loaded(0)
-        self._base = base if formula.deltas else None
-        self._summands = [
-            loaded(i) - base if formula.deltas else loaded(i)
-            for i in range(int(formula.deltas), len(job.inputs))
-        ]
+        self._base, self._summands = _parts(len(job.inputs), deltas=formula.deltas)
         if isinstance(formula.coefficients, tuple):
             self.phases = 0
             self._set_coefficients(formula.coefficients)
         else:
             self.phases = 1
-            pairs = [x * y for i, x in enumerate(self._summands) for y in self._summands[: i + 1]]
             # A 16-bit output cannot show the difference (a relative 1e-7 in a coefficient) between
             # float32 products and float64 throughout; a 32-bit one can.
-            self._measure = compiled(totals=[p.sum() for p in pairs], wide=job.dtype == "F32")
+            self._measure = _gram(len(job.inputs), deltas=formula.deltas, wide=job.dtype == "F32")
 
     def measure(
         self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
@@ -69,7 +64,7 @@ class TiledSum(Kernel):
             for span in sorted(self._parts):
                 total += self._parts[span]
             gram = np.zeros((count, count))
-            rows, columns = np.tril_indices(count)
+            rows, columns = _lower(count)
             gram[rows, columns] = gram[columns, rows] = total
             self._set_coefficients([float(c) for c in formula(gram, note)])
         self._parts.clear()
@@ -99,3 +94,27 @@ class TiledSum(Kernel):
         if self._base is not None:
             total = self._base if total is None else total + self._base
         self._program = compiled(stored=[constant(0.0) if total is None else total])
+
+
+@functools.cache
+def _parts(inputs: int, *, deltas: bool) -> tuple[Values | None, list[Values]]:
+    """What is added in the end, if anything, and what is added up with coefficients."""
+    base = loaded(0)
+    if not deltas:
+        return None, [loaded(i) for i in range(inputs)]
+    return base, [loaded(i) - base for i in range(1, inputs)]
+
+
+@functools.cache
+def _gram(inputs: int, *, deltas: bool, wide: bool) -> Program:
+    """Adds up the products of all pairs of summands: the lower triangle, row by row."""
+    _, summands = _parts(inputs, deltas=deltas)
+    pairs = [x * y for i, x in enumerate(summands) for y in summands[: i + 1]]
+    return compiled(totals=[pair.sum() for pair in pairs], wide=wide)
+
+
+@functools.cache
+def _lower(count: int) -> tuple[Numbers, Numbers]:
+    """The rows and columns of a lower triangle, row by row."""
+    rows, columns = np.tril_indices(count)
+    return rows, columns
