@@ -180,3 +180,15 @@ def test_memory_tensors_are_equal_only_to_themselves_and_never_changed():
     ]:
         with pytest.raises(CheckpointError, match=why):
             MemoryTensor(bad)
+
+
+def test_files_in_use_are_not_opened_again(tmp_path):
+    """Many jobs hold the files of many models: together as many descriptors as there are files."""
+    paths = [tmp_path / str(i) for i in range(60)]
+    for path in paths:
+        path.write_bytes(b"x")
+    jobs = [[files.open_file(path) for path in paths] for _ in range(2)]
+    assert jobs[0] == jobs[1]
+    jobs.clear()
+    close_files()
+    assert files.open_file(paths[0]).path == paths[0]

@@ -6,6 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from mergeloom.errors import CheckpointError
 
@@ -20,14 +21,13 @@ class OpenFile:
     evicted file holds the last reference.
     """
 
-    __slots__ = ("fd", "identity", "path", "size")
+    __slots__ = ("__weakref__", "fd", "identity", "path")
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, _FLAGS)
         self.path = path
         status = os.fstat(self.fd)
         self.identity = (status.st_dev, status.st_ino)
-        self.size = status.st_size
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def]
         if hasattr(self, "fd"):
@@ -35,6 +35,8 @@ class OpenFile:
 
 
 _files: OrderedDict[Path, OpenFile] = OrderedDict()
+_in_use: WeakValueDictionary[Path, OpenFile] = WeakValueDictionary()
+"""All that are open: some may be in use though they are no longer among the last used."""
 _lock = threading.Lock()
 
 
@@ -53,11 +55,10 @@ def open_file(path: Path) -> OpenFile:
 def _opened(path: Path) -> OpenFile:
     status = os.stat(path)
     with _lock:
-        known = _files.get(path)
-        if known is not None and known.identity == (status.st_dev, status.st_ino):
-            _files.move_to_end(path)
-            return known
-        opened = _files[path] = OpenFile(path)
+        opened = _in_use.get(path)
+        if opened is None or opened.identity != (status.st_dev, status.st_ino):
+            opened = _in_use[path] = OpenFile(path)
+        _files[path] = opened
         _files.move_to_end(path)
         while len(_files) > _LIMIT:
             _files.popitem(last=False)

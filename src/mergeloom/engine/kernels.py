@@ -67,5 +67,5 @@ def missed_library(plan: Plan, device: str) -> Problem | None:
         f"mergeloom's compiled library cannot be used ({why}), so torch computes, which takes "
         "several times as long",
         "Install mergeloom from a wheel, or from source where pip can fetch ziglang or finds a "
-        "C compiler.",
+        "C compiler; in a clone: make native.",
     )

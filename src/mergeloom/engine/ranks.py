@@ -85,6 +85,8 @@ class Chances(NamedTuple):
     @classmethod
     def between(cls, lowest: float, highest: float, row: int) -> Chances:
         """Those of the smallest and the largest of a row; a single element has the mean."""
+        if lowest > highest:
+            raise ValueError(f"the chances fall from {lowest:g} to {highest:g}")
         if row < 2:
             lowest = highest = (lowest + highest) / 2
         return cls(lowest * (1 << 15) + 0.5, (highest - lowest) * (1 << 15) / max(1, row - 1))

@@ -106,8 +106,8 @@ def remembered_bytes(size: int, inputs: int) -> int:
 
 
 def worker_bytes(job: Job) -> int:
-    """Most buffer bytes one worker needs for a job: raw and widened inputs, sums, output, and
-    what a tensor's passes leave to the next."""
+    """Most buffer bytes one worker needs for a job: in torch raw and widened inputs, sums and
+    output, which is more than tiles need, and what a tensor's passes leave to the next."""
     remembered = remembered_bytes(numel(job.shape), len(job.inputs))
     return max(BLOCK, block_row(job)) * (len(job.inputs) * (8 + 8 + 8) + 8 * 8) + remembered
 

@@ -95,7 +95,7 @@ class Inputs:
         self, number: int, pieces: Sequence[Piece], scratch: Scratch, *, keep: bool
     ) -> Source:
         view, key, stored = self._views[number], (number, pieces[0]), self._stored[number]
-        if key in self._kept:
+        if len(pieces) == 1 and key in self._kept:
             return self._kept[key][1], view.dtype
         if stored and not keep:
             return stored
@@ -104,7 +104,7 @@ class Inputs:
             start, stop = pieces[0]
             block = memory.bytes("kept", (stop - start) * DTYPES[view.dtype].bytes)
         else:
-            block = _read(view, pieces, memory, ("input", number))
+            block = _read(view, pieces, memory, "kept" if keep else ("input", number))
         if keep:
             self._kept[key] = memory, block
         return stored._replace(kept=block) if stored else (block, view.dtype)
@@ -130,24 +130,24 @@ def _read(view: View, pieces: Sequence[Piece], scratch: Scratch, key: object) ->
 def rounded(
     job: Job,
     program: Program,
-    start: int,
-    stop: int,
-    inputs: Sequence[Source],
+    piece: Piece,
+    inputs: Inputs,
+    sources: Sequence[Source],
     scratch: Scratch,
     cuts: Numbers = NONE,
 ) -> Output:
-    """What a program stores of elements [start, stop), in the job's dtype.
+    """What a program stores of a piece, in the job's dtype.
 
     Where the job says that its first input's elements are the result, they are.
     """
-    size = DTYPES[job.dtype].bytes
+    (start, stop), size = piece, DTYPES[job.dtype].bytes
     data = scratch.bytes("out", (stop - start) * size)
     outputs = [(data, job.dtype)]
-    _, bad = program.run([(start, stop)], inputs, scratch, outputs=outputs, cuts=cuts)
+    _, bad = program.run([piece], sources, scratch, outputs=outputs, cuts=cuts)
     for first, end in job.exact:
         a, b = max(start, first), min(stop, end)
         if a < b:
-            own = Inputs(job, Spare(0)).sources((0,), [(a, b)], scratch)
+            own = inputs.sources((0,), [(a, b)], scratch)
             outputs = [(data[(a - start) * size :], job.dtype)]
             ROUNDING.run([(a, b)], own, scratch, outputs=outputs)
             bad = nonfinite(data, job.dtype, scratch)

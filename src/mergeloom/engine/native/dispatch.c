@@ -47,7 +47,8 @@ static void *chosen(int at_most, void *any, void *v3, void *v4) {
 
 #endif
 
-/* mergeloom_tiles(4) is the variant of tiles for this processor, of level 4 or below. */
+/* mergeloom_run_program(4) is the variant of run_program for this processor, of level 4 or below.
+ */
 #define CHOOSE(name) \
     void *mergeloom_##name(int at_most) { return CHOSEN(name); }
 FUNCTIONS(CHOOSE)

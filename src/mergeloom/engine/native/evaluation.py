@@ -107,6 +107,8 @@ class RecordedBlock:
             del scratch
 
             def measured() -> Numbers:
+                if count % row:
+                    raise ValueError("whole_rows is wanted for the divergence of rows")
                 read = inputs()
                 return row_divergence(read[model + 1], read[0], count // row, row, floor)
 
@@ -222,10 +224,11 @@ class TiledEvaluation:
     def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
         """Output elements [start, stop), rounded."""
         recorded = self._recording("output", self._record_output)
-        inputs = self._sources(recorded, [(start, stop)], scratch)
-        cuts = self._cuts(recorded, carried)
-        made = rounded(self._job, recorded.program, start, stop, inputs, scratch, cuts)
-        self._inputs.forget((start, stop))
+        piece = start, stop
+        sources = self._sources(recorded, [piece], scratch)
+        cuts, program = self._cuts(recorded, carried), recorded.program
+        made = rounded(self._job, program, piece, self._inputs, sources, scratch, cuts)
+        self._inputs.forget(piece)
         return made
 
     def _run(

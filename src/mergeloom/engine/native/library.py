@@ -82,7 +82,7 @@ def _library() -> ctypes.CDLL | str:
         return "it was not compiled when mergeloom was installed"
     sources = LIBRARY.parent.glob("*.[ch]")  # there are some in a clone only
     if max((file.stat().st_mtime for file in sources), default=0) > LIBRARY.stat().st_mtime:
-        return "it is older than its C files: run make native"
+        return "it is older than its C files"
     try:
         return ctypes.CDLL(str(LIBRARY))
     except OSError as error:
@@ -118,7 +118,8 @@ _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 def run_program(at_most: int = 99) -> Run | None:
     """The function of programs.c."""
-    kinds = (_SIZE, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER)
+    sizes, pointers = [_SIZE] * 3, [_POINTER] * 2
+    kinds = (_SIZE, _POINTER, _SIZE, _POINTER, *sizes, _POINTER, _SIZE, *pointers)
     return function("run_program", kinds, at_most)
 
 

@@ -19,8 +19,6 @@ typedef struct {
     int64_t type, file, offset, kept;
 } source;
 
-enum { CHUNK = 1 << 16 }; /* elements */
-
 static const int64_t BYTES[] = {[F32] = 4, [BF16] = 2, [F16] = 2, [BOOL] = 1};
 
 #if defined(_WIN32)
@@ -45,17 +43,18 @@ static int filled(char *data, int64_t file, int64_t offset, int64_t size) {
 
 #endif
 
-/* Runs a program over pieces of a tensor, of `size` elements each, that begin at elements `starts`;
- * what it loads and stores in memory lies one piece after the other. The result is that of
- * VARIED(tiles), or -1 - n when input n cannot be read. `inputs` is memory for what is loaded. */
+/* Runs a program over pieces of a tensor, of `size` elements each, that begin at elements `starts`,
+ * `chunk` elements at a time. What it loads and stores in memory lies one piece after the other.
+ * The result is that of VARIED(tiles), or -1 - n when input n cannot be read. `inputs` is memory
+ * for what is loaded. */
 int64_t VARIED(run_program)(const instruction *program, int64_t length, const int64_t *starts,
-                            int64_t pieces, int64_t size, const source *sources, int64_t count,
-                            array *inputs, const state *given) {
+                            int64_t pieces, int64_t size, int64_t chunk, const source *sources,
+                            int64_t count, array *inputs, const state *given) {
     state of = *given;
     int64_t bad = 0;
     for (int64_t done = 0; done < pieces * size;) {
         int64_t into = done % size, first = starts[done / size] + into;
-        int64_t n = size - into < CHUNK ? size - into : CHUNK;
+        int64_t n = size - into < chunk ? size - into : chunk;
         for (int64_t i = 0; i < count; i++) {
             const source *from = sources + i;
             int64_t bytes = BYTES[from->type], skip = done * bytes;

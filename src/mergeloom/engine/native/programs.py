@@ -98,7 +98,8 @@ class Program:
         run = run_program()
         if run is None:
             raise RuntimeError("the library was not compiled")
-        starts, size = np.array([start for start, _ in pieces]), pieces[0][1] - pieces[0][0]
+        starts = np.array([start for start, _ in pieces], np.int64)
+        size = pieces[0][1] - pieces[0][0]
         totals = np.zeros(self.totals)
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
         sources = np.array([_source(i, size, n, scratch) for n, i in enumerate(inputs)], np.int64)
@@ -107,7 +108,7 @@ class Program:
         own = (loaded, stored, totals, cuts, self.chances, counts, registers)
         state = np.array([*map(address, own), 0], np.int64)
         bad = run(
-            self.at, len(self.instructions), address(starts), len(starts), size,
+            self.at, len(self.instructions), address(starts), len(starts), size, CHUNK,
             address(sources), len(inputs), address(loaded), address(state),
         )  # fmt: skip
         if bad < 0:

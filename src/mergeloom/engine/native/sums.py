@@ -75,9 +75,10 @@ class TiledSum(Kernel):
         del carried
         if self._program is None:
             raise RuntimeError(f"{self.job.name}: computed before it was measured")
-        inputs = self._inputs.sources(self._program.inputs, [(start, stop)], scratch)
-        made = rounded(self.job, self._program, start, stop, inputs, scratch)
-        self._inputs.forget((start, stop))
+        piece = start, stop
+        sources = self._inputs.sources(self._program.inputs, [piece], scratch)
+        made = rounded(self.job, self._program, piece, self._inputs, sources, scratch)
+        self._inputs.forget(piece)
         return made
 
     def _set_coefficients(self, coefficients: Sequence[float]) -> None:
