@@ -30,6 +30,9 @@ STORED = frozenset(kind for kind in KINDS if kind != "BOOL")
 READS = hasattr(os, "pread")
 """Whether programs can read, as they can wherever files have positioned reads."""
 
+READING = compiled()
+"""Only reads its inputs."""
+
 ROUNDING = compiled(stored=[loaded(0)])
 """Only rounds to another format."""
 
@@ -57,12 +60,21 @@ class Inputs:
         self._keeps = job.nbytes_in <= spare.each
         self._kept: dict[tuple[int, Piece], tuple[Scratch, memoryview]] = {}
 
-    def read(self, piece: Piece, scratch: Scratch) -> list[Buffer]:
-        """A piece of all inputs, there until the next call with ``scratch``."""
-        return [
-            (read_bytes(view, *piece, scratch, ("input", number)), view.dtype)
-            for number, view in enumerate(self._views)
-        ]
+    def read(self, pieces: Sequence[Piece], scratch: Scratch) -> list[Buffer]:
+        """Pieces of all inputs, there until the next call with ``scratch``."""
+        size = sum(stop - start for start, stop in pieces)
+        found: list[Buffer] = []
+        reads: list[Stored] = []
+        for number, (view, stored) in enumerate(zip(self._views, self._stored, strict=True)):
+            key = ("input", number)
+            if stored is None:
+                found.append((_read(view, pieces, scratch, key), view.dtype))
+                continue
+            data = scratch.bytes(key, size * DTYPES[view.dtype].bytes)
+            found.append((data, view.dtype))
+            reads.append(stored._replace(kept=data))
+        READING.run(pieces, reads, scratch)
+        return found
 
     def sources(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,10 +30,10 @@ from mergeloom.methods import Elementwise, Largest, Totals
 from mergeloom.planning import Job
 
 Read = Callable[[], list[Buffer]]
-"""Reads a block's inputs when it is first called."""
+"""Reads pieces of the inputs when it is first called."""
 
-Make = Callable[[int, int, Read, Scratch], Numbers]
-"""(first element, how many, the job's inputs there) → what a formula wants besides them."""
+Make = Callable[[Sequence[Piece], Read, Scratch], Numbers]
+"""(pieces, the job's inputs there) → what a formula wants besides them, piece behind piece."""
 
 Measure = Totals | Largest
 
@@ -81,11 +82,17 @@ class RecordedBlock:
         """Zeros for what is not chosen with a probability that rises with the rank."""
         sizes = self._sizes(model)
 
-        def by_rank(start: int, count: int, inputs: Read, scratch: Scratch) -> Numbers:
-            def bits() -> Numbers:
-                return sizes(count, inputs, scratch).view(np.int32)
+        def by_rank(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
+            @functools.cache
+            def rows() -> Numbers:
+                found: Numbers = sizes(pieces, inputs, scratch).view(np.int32)
+                return found.reshape(len(pieces), -1)
 
-            return self._facts.by_rank(model, start, count, bits, lowest, highest)
+            def chosen(i: int, start: int, stop: int) -> Numbers:
+                count = stop - start
+                return self._facts.by_rank(model, start, count, lambda: rows()[i], lowest, highest)
+
+            return np.concatenate([chosen(i, *piece) for i, piece in enumerate(pieces)])
 
         return values * self._extra(("rank", model, lowest, highest), "BOOL", by_rank)
 
@@ -93,9 +100,8 @@ class RecordedBlock:
         """Each change's share of the largest rank of its row."""
         sizes = self._sizes(model)
 
-        def shares(start: int, count: int, inputs: Read, scratch: Scratch) -> Numbers:
-            del start
-            return self._facts.mean_rank(sizes(count, inputs, scratch))
+        def shares(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
+            return self._facts.mean_rank(sizes(pieces, inputs, scratch))
 
         return self._extra(("share", model), "F32", shares)
 
@@ -103,8 +109,9 @@ class RecordedBlock:
         """How much the softmaxes of the rows differ, the same number for a whole row."""
         row = max(1, self.shape[-1]) if self.shape else 1
 
-        def divergences(start: int, count: int, inputs: Read, scratch: Scratch) -> Numbers:
+        def divergences(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
             del scratch
+            start, count = pieces[0][0], sum(b - a for a, b in pieces)
 
             def measured() -> Numbers:
                 if count % row:
@@ -117,13 +124,13 @@ class RecordedBlock:
         found = self._extra(("divergence", model, floor), "F32", divergences)
         return spread(found.at, row)
 
-    def _sizes(self, model: int) -> Callable[[int, Read, Scratch], Numbers]:
+    def _sizes(self, model: int) -> Callable[[Sequence[Piece], Read, Scratch], Numbers]:
         """Computes |Δ| of one model."""
         program = compiled(stored=[self.deltas[model].abs()])
 
-        def sizes(count: int, inputs: Read, scratch: Scratch) -> Numbers:
-            found = scratch.array("sizes", count, np.float32)
-            program.run([(0, count)], inputs(), scratch, outputs=[(found, "F32")])
+        def sizes(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
+            found = scratch.array("sizes", sum(b - a for a, b in pieces), np.float32)
+            program.run(pieces, inputs(), scratch, outputs=[(found, "F32")])
             return found
 
         return sizes
@@ -186,11 +193,8 @@ class TiledEvaluation:
         recorded = self._recording(("scores", measure), lambda: self._record_scores(measure))
         start, stop = pieces[0]
         found = np.empty((*recorded.shape, len(pieces), stop - start), np.float32)
-        # What is made besides the inputs is made of one piece at a time.
-        each = 1 if recorded.extras else len(pieces)
-        for i in range(0, len(pieces), each):
-            outputs = [(row[i : i + each].reshape(-1), "F32") for row in found]
-            self._run(recorded, pieces[i : i + each], scratch, carried, outputs=outputs)
+        outputs = [(row.reshape(-1), "F32") for row in found]
+        self._run(recorded, pieces, scratch, carried, outputs=outputs)
         return found.view(np.uint32)
 
     def count(
@@ -253,16 +257,15 @@ class TiledEvaluation:
         *,
         again: bool = False,
     ) -> list[Source]:
-        """The inputs, and what is wanted besides them, perhaps made of them: of a single piece."""
-        start, stop = pieces[0]
+        """The inputs, and what is wanted besides them, perhaps made of them."""
         held: list[Buffer] = []
 
         def read() -> list[Buffer]:
             if not held:
-                held.extend(self._inputs.read((start, stop), scratch))
+                held.extend(self._inputs.read(pieces, scratch))
             return held
 
-        extras = [(make(start, stop - start, read, scratch), k) for k, make in recorded.extras]
+        extras = [(make(pieces, read, scratch), kind) for kind, make in recorded.extras]
         wanted = recorded.program.inputs
         return [*(held or self._inputs.sources(wanted, pieces, scratch, again=again)), *extras]
 
