@@ -6,7 +6,7 @@ from typing import Any
 
 from mergeloom.checkpoint.views import read_bytes
 from mergeloom.engine.finite import nonfinite
-from mergeloom.engine.kernel import Kernel, Output
+from mergeloom.engine.kernel import Kernel, Output, Place
 from mergeloom.engine.scratch import Scratch
 from mergeloom.planning import Job
 
@@ -17,9 +17,11 @@ class CopyKernel(Kernel):
     def __init__(self, job: Job) -> None:
         self.job = job
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Any, place: Place | None
+    ) -> Output:
         """Elements [start, stop) of the input."""
-        del carried
+        del carried, place
         view = self.job.inputs[0].view
         if view.dtype == self.job.dtype:
             data = read_bytes(view, start, stop, scratch, "raw")

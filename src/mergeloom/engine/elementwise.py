@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mergeloom.engine.facts import Facts, Numbers, TotalsFound
-from mergeloom.engine.kernel import Kernel, Output
+from mergeloom.engine.kernel import Kernel, Output, Place
 from mergeloom.engine.order import Search, Tallies
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sizes import block_row, sample_of, sample_step
@@ -55,8 +55,10 @@ class Evaluation(Protocol):
         """Count the scores of a block."""
         ...
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
-        """The block of the output, rounded."""
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Any, place: Place | None
+    ) -> Output:
+        """The block of the output, rounded; perhaps at its place already."""
         ...
 
 
@@ -137,6 +139,8 @@ class ElementwiseKernel(Kernel):
         """How many equals of every threshold this range may keep."""
         return self._evaluation.begin(span)
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Any, place: Place | None
+    ) -> Output:
         """Output elements [start, stop), rounded."""
-        return self._evaluation.output(start, stop, scratch, carried)
+        return self._evaluation.output(start, stop, scratch, carried, place)

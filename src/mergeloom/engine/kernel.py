@@ -8,15 +8,24 @@ from mergeloom.engine.scratch import Scratch
 from mergeloom.methods import Note
 
 
+class Place(NamedTuple):
+    """Where an output tensor goes: an open file that has room for it at ``offset``."""
+
+    fd: int
+    offset: int
+    dtype: str
+
+
 class Output(NamedTuple):
     """A block of an output tensor.
 
     Args:
-        data: the bytes of the elements, rounded; overwritten by the worker's next block.
+        data: the bytes of the elements, rounded; overwritten by the worker's next block. None
+            where they are at their place already.
         nonfinite: how many of them are NaN or infinite.
     """
 
-    data: memoryview
+    data: memoryview | None
     nonfinite: int
 
 
@@ -33,6 +42,9 @@ class Kernel:
 
     block_row: int = 1
     """Elements that a block must not cut through."""
+
+    blocks: int = 1
+    """How many blocks are best done at once."""
 
     def measure(
         self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
@@ -57,6 +69,8 @@ class Kernel:
         """What ``output`` carries from block to block of one range."""
         del span
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
-        """Elements [start, stop) of the output."""
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Any, place: Place | None
+    ) -> Output:
+        """Elements [start, stop) of the output, perhaps written to their place if that is known."""
         raise NotImplementedError

@@ -70,9 +70,10 @@ class Running:
         self.nonfinite = 0
         self.notes: list[str] = []
         row = self.kernel.block_row
-        self.step = max(1, BLOCK // row) * row
+        block = max(1, BLOCK // row) * row
         size = numel(job.shape)
-        span = self.step * BLOCKS_PER_SPAN
+        span = block * BLOCKS_PER_SPAN
+        self.step = block * self.kernel.blocks
         self.spans = [(a, min(a + span, size)) for a in range(0, size, span)] or [(0, 0)]
         self.left = len(self.spans)
         self.phases = self.kernel.phases if size else 0
@@ -325,12 +326,13 @@ class Worker:
 
     def _write(self, running: Running, span: int, start: int, stop: int) -> None:
         bad = 0
-        carried = running.kernel.begin(span)
+        carried, place = running.kernel.begin(span), self._sink.place(running.number)
         for a in range(start, stop, running.step):
             b = min(a + running.step, stop)
-            block = running.kernel.output(a, b, self._scratch, carried)
+            block = running.kernel.output(a, b, self._scratch, carried, place)
             bad += block.nonfinite
-            self._sink.write(running.number, a, block.data)
+            if block.data is not None:
+                self._sink.write(running.number, a, block.data)
         with running.lock:
             running.nonfinite += bad
         size = DTYPES[running.job.dtype].bytes

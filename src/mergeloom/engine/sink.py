@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from mergeloom.checkpoint.views import as_bytes
+from mergeloom.engine.kernel import Place
 from mergeloom.errors import OutputError, Problem
 from mergeloom.planning import Plan, shard_header
 from mergeloom.types import DTYPES
@@ -21,6 +22,10 @@ class Sink(Protocol):
 
     def write(self, job: int, start: int, data: memoryview) -> None:
         """The bytes of a job's output from element ``start`` on."""
+        ...
+
+    def place(self, job: int) -> Place | None:
+        """Where a program can write a job's output by itself, if it can."""
         ...
 
 
@@ -37,9 +42,8 @@ class ShardFiles:
     def __init__(
         self, plan: Plan, folder: Path, fingerprints: Mapping[str, str], *, resume: bool
     ) -> None:
-        self._places: dict[int, tuple[int, int]] = {}
+        self._places: dict[int, Place] = {}
         self._files: list[int] = []
-        self._sizes = [DTYPES[job.dtype].bytes for job in plan.jobs]
         for shard in plan.shards:
             header = shard_header(plan, shard, fingerprints)
             path = folder / shard.file
@@ -50,18 +54,22 @@ class ShardFiles:
                 _reserve(fd, size, path)
                 _write_at(fd, memoryview(header), 0)
             for job, offset in zip(shard.jobs, shard.offsets, strict=True):
-                self._places[job] = (fd, len(header) + offset)
+                self._places[job] = Place(fd, len(header) + offset, plan.jobs[job].dtype)
 
     def write(self, job: int, start: int, data: memoryview) -> None:
         """Write one block at its place."""
-        fd, offset = self._places[job]
-        offset += start * self._sizes[job]
+        fd, offset, dtype = self._places[job]
+        offset += start * DTYPES[dtype].bytes
         while len(data):
             try:
                 done = _write_at(fd, data, offset)
             except OSError as error:
                 raise OutputError(f"the output cannot be written: {error.strerror}") from error
             data, offset = data[done:], offset + done
+
+    def place(self, job: int) -> Place | None:
+        """The file and offset, where files have positioned writes."""
+        return self._places[job] if hasattr(os, "pwrite") else None
 
     def close(self) -> None:
         """Close the files; the blocks are the operating system's to keep from here on."""
@@ -115,3 +123,7 @@ class Tensors:
         """Copy one block to its place."""
         first = start * self._sizes[job]
         self._bytes[job][first : first + len(data)] = np.frombuffer(data, np.uint8)
+
+    def place(self, job: int) -> None:
+        """Nowhere: blocks are copied."""
+        del job

@@ -11,7 +11,7 @@ import torch
 from mergeloom.engine.facts import Facts, Numbers
 from mergeloom.engine.in_torch.inputs import Inputs
 from mergeloom.engine.in_torch.rounding import rounded
-from mergeloom.engine.kernel import Output
+from mergeloom.engine.kernel import Output, Place
 from mergeloom.engine.order import ALL, Choice, Search, Tallies, below
 from mergeloom.engine.scratch import Scratch
 from mergeloom.methods import Elementwise, Largest, Totals
@@ -76,8 +76,11 @@ class TorchEvaluation:
         for (row, _), tally in tallies.items():
             tally.add(rows[row])
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Carried, place: Place | None
+    ) -> Output:
         """The block of the output, rounded."""
+        del place
         made: Any = self._formula.apply(self._block(start, stop, scratch, carried))
         return rounded(self.job, start, made, scratch)
 

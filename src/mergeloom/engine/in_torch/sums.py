@@ -11,7 +11,7 @@ import torch
 
 from mergeloom.engine.in_torch.inputs import Inputs
 from mergeloom.engine.in_torch.rounding import rounded
-from mergeloom.engine.kernel import Kernel, Output
+from mergeloom.engine.kernel import Kernel, Output, Place
 from mergeloom.engine.scratch import Scratch
 from mergeloom.engine.sizes import block_row
 from mergeloom.methods import Note, WeightedSum
@@ -69,9 +69,11 @@ class TorchSum(Kernel):
         self.parts.clear()
         return phase + 1
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Any, place: Place | None
+    ) -> Output:
         """Elements [start, stop) of the sum."""
-        del carried
+        del carried, place
         return rounded(self.job, start, self._sum(start, stop, scratch), scratch)
 
     def _sum(self, start: int, stop: int, scratch: Scratch) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from mergeloom.checkpoint.open_files import open_file
 from mergeloom.checkpoint.views import read_bytes, stored_at
 from mergeloom.engine.finite import nonfinite
-from mergeloom.engine.kernel import Output
+from mergeloom.engine.kernel import Output, Place
 from mergeloom.engine.native.library import KINDS, run_program
 from mergeloom.engine.native.programs import (
     NONE,
@@ -146,12 +146,16 @@ def rounded(
     inputs: Inputs,
     sources: Sequence[Source],
     scratch: Scratch,
+    place: Place | None,
     cuts: Numbers = NONE,
 ) -> Output:
-    """What a program stores of a piece, in the job's dtype.
+    """What a program stores of a piece, in the job's dtype, at its place if that is known.
 
     Where the job says that its first input's elements are the result, they are.
     """
+    if place and not job.exact:
+        _, bad = program.run([piece], sources, scratch, outputs=[place], cuts=cuts)
+        return Output(None, bad)
     (start, stop), size = piece, DTYPES[job.dtype].bytes
     data = scratch.bytes("out", (stop - start) * size)
     outputs = [(data, job.dtype)]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from mergeloom.engine.facts import Facts
-from mergeloom.engine.kernel import Output
+from mergeloom.engine.kernel import Output, Place
 from mergeloom.engine.native.blocks import Inputs, rounded
 from mergeloom.engine.native.divergence import row_divergence
 from mergeloom.engine.native.library import COUNT, CUT
@@ -225,13 +225,15 @@ class TiledEvaluation:
             found = rows[i][: int(took["found"])].copy()
             tally.take(int(took["above"]), int(took["equal"]), int(took["nonzero"]), found)
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Carried) -> Output:
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Carried, place: Place | None
+    ) -> Output:
         """Output elements [start, stop), rounded."""
         recorded = self._recording("output", self._record_output)
         piece = start, stop
         sources = self._sources(recorded, [piece], scratch)
         cuts, program = self._cuts(recorded, carried), recorded.program
-        made = rounded(self._job, program, piece, self._inputs, sources, scratch, cuts)
+        made = rounded(self._job, program, piece, self._inputs, sources, scratch, place, cuts)
         self._inputs.forget(piece)
         return made
 

@@ -109,7 +109,7 @@ def function(name: str, kinds: tuple[Any, ...], at_most: int = 99) -> Run | None
         return None
     choose = library[f"mergeloom_{name}"]
     choose.restype, choose.argtypes = ctypes.c_void_p, [ctypes.c_int]
-    run: Run = ctypes.CFUNCTYPE(*kinds)(choose(at_most))
+    run: Run = ctypes.CFUNCTYPE(*kinds, use_errno=True)(choose(at_most))
     return run
 
 
@@ -119,7 +119,7 @@ _SIZE, _POINTER = ctypes.c_int64, ctypes.c_void_p
 def run_program(at_most: int = 99) -> Run | None:
     """The function of programs.c."""
     sizes, pointers = [_SIZE] * 3, [_POINTER] * 2
-    kinds = (_SIZE, _POINTER, _SIZE, _POINTER, *sizes, _POINTER, _SIZE, *pointers)
+    kinds = (_SIZE, _POINTER, _SIZE, _POINTER, *sizes, _POINTER, _SIZE, _SIZE, *pointers)
     return function("run_program", kinds, at_most)
 
 

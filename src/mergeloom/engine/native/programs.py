@@ -6,6 +6,7 @@ import ctypes
 import functools
 import heapq
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mergeloom.checkpoint.open_files import OpenFile, read_into
+from mergeloom.engine.kernel import Place
 from mergeloom.engine.native.library import (
     CHANCE,
     CHUNK,
@@ -26,7 +28,7 @@ from mergeloom.engine.native.library import (
 from mergeloom.engine.native.values import Total, Values
 from mergeloom.engine.randomness import Chance
 from mergeloom.engine.scratch import Scratch
-from mergeloom.errors import CheckpointError
+from mergeloom.errors import CheckpointError, OutputError
 from mergeloom.types import DTYPES
 
 Numbers = np.ndarray[Any, Any]
@@ -57,6 +59,9 @@ class Stored(NamedTuple):
 Source = Buffer | Stored
 """An input of a program: in memory what it asks for and nothing else, or a whole tensor."""
 
+Target = Buffer | Place
+"""An output of a program: memory for what it makes and nothing else, or a tensor in a file."""
+
 LOADS = (Operation.LOAD, Operation.LOAD_MINUS)
 
 NONE: Numbers = np.empty(0, dtype=np.int64)
@@ -84,7 +89,7 @@ class Program:
         inputs: Sequence[Source],
         scratch: Scratch,
         *,
-        outputs: Sequence[Buffer] = (),
+        outputs: Sequence[Target] = (),
         cuts: Numbers = NONE,
         counts: Numbers = NONE,
     ) -> tuple[Numbers, int]:
@@ -94,6 +99,7 @@ class Program:
 
         Raises:
             CheckpointError: a file ended, or could not be read.
+            OutputError: a file could not be written.
         """
         run = run_program()
         if run is None:
@@ -102,15 +108,18 @@ class Program:
         size = pieces[0][1] - pieces[0][0]
         totals = np.zeros(self.totals)
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
-        sources = np.array([_source(i, size, n, scratch) for n, i in enumerate(inputs)], np.int64)
-        stored = arrays(outputs)
-        loaded = np.empty(2 * len(inputs), np.int64)
-        own = (loaded, stored, totals, cuts, self.chances, counts, registers)
-        state = np.array([*map(address, own), 0], np.int64)
+        places = [_place(given, size, n, scratch) for n, given in enumerate((*inputs, *outputs))]
+        table = np.array(places, np.int64)
+        arrays = np.empty(2 * len(places), np.int64)
+        own = (totals, cuts, self.chances, counts, registers)
+        state = np.array([0, 0, *map(address, own), 0], np.int64)
         bad = run(
             self.at, len(self.instructions), address(starts), len(starts), size, CHUNK,
-            address(sources), len(inputs), address(loaded), address(state),
+            address(table), len(inputs), len(outputs), address(arrays), address(state),
         )  # fmt: skip
+        if bad < 0 and -bad > len(inputs):
+            why = os.strerror(ctypes.get_errno())
+            raise OutputError(f"the output cannot be written: {why}")
         if bad < 0:
             raise _unreadable(inputs[-1 - bad], pieces)
         return totals, bad
@@ -288,14 +297,15 @@ def _unreadable(given: Source, pieces: Sequence[Piece]) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read")
 
 
-def _source(given: Source, size: int, number: int, scratch: Scratch) -> tuple[int, ...]:
-    """What programs.c calls a source."""
+def _place(given: Source | Target, size: int, number: int, scratch: Scratch) -> tuple[int, ...]:
+    """What programs.c calls a place."""
     if isinstance(given, Stored):
-        data = given.kept
-        if data is None:
-            chunk = min(size, CHUNK) * DTYPES[given.dtype].bytes
-            data = scratch.bytes(("chunk", number), chunk)
-        keeps = given.kept is not None
-        return address(data), KINDS[given.dtype], given.file.fd, given.offset, keeps
-    data, dtype = given
-    return address(data), KINDS[dtype], -1, 0, True
+        fd, offset, dtype, kept = given.file.fd, given.offset, given.dtype, given.kept
+    elif isinstance(given, Place):
+        (fd, offset, dtype), kept = given, None
+    else:
+        return address(given[0]), KINDS[given[1]], -1, 0, True
+    keeps = kept is not None
+    if not keeps:
+        kept = scratch.bytes(("chunk", number), min(size, CHUNK) * DTYPES[dtype].bytes)
+    return address(kept), KINDS[dtype], fd, offset, keeps

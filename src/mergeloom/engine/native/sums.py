@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mergeloom.engine.kernel import Kernel, Output
+from mergeloom.engine.kernel import Kernel, Output, Place
 from mergeloom.engine.native.blocks import Inputs, rounded
 from mergeloom.engine.native.programs import Program, compiled
 from mergeloom.engine.native.values import Values, constant, loaded
 from mergeloom.engine.scratch import Scratch, Spare
+from mergeloom.engine.sizes import BLOCKS_PER_SPAN
 from mergeloom.methods import Note, WeightedSum
 from mergeloom.planning import Job
 
@@ -21,6 +22,8 @@ Numbers = np.ndarray[Any, Any]
 
 class TiledSum(Kernel):
     """One job whose output is a weighted sum of its inputs, each taken as one vector."""
+
+    blocks = BLOCKS_PER_SPAN
 
     def __init__(self, job: Job, formula: WeightedSum, spare: Spare) -> None:
         self.job = job
@@ -42,13 +45,10 @@ class TiledSum(Kernel):
         self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
     ) -> Numbers:
         """The lower triangle of the Gram matrix of elements [start, stop)."""
-        del phase, span
-        total = np.zeros(self._measure.totals)
-        for a in range(start, stop, step):
-            b = min(a + step, stop)
-            inputs = self._inputs.sources(self._measure.inputs, [(a, b)], scratch, again=True)
-            total += self._measure.run([(a, b)], inputs, scratch)[0]
-        return total
+        del phase, span, step
+        piece = start, stop
+        inputs = self._inputs.sources(self._measure.inputs, [piece], scratch, again=True)
+        return self._measure.run([piece], inputs, scratch)[0]
 
     def absorb(self, phase: int, span: int, part: Numbers) -> None:
         """Keep a range's Gram matrix until all are there, to add them in order."""
@@ -70,14 +70,16 @@ class TiledSum(Kernel):
         self._parts.clear()
         return phase + 1
 
-    def output(self, start: int, stop: int, scratch: Scratch, carried: Any) -> Output:
+    def output(
+        self, start: int, stop: int, scratch: Scratch, carried: Any, place: Place | None
+    ) -> Output:
         """Output elements [start, stop), rounded."""
         del carried
         if self._program is None:
             raise RuntimeError(f"{self.job.name}: computed before it was measured")
         piece = start, stop
         sources = self._inputs.sources(self._program.inputs, [piece], scratch)
-        made = rounded(self.job, self._program, piece, self._inputs, sources, scratch)
+        made = rounded(self.job, self._program, piece, self._inputs, sources, scratch, place)
         self._inputs.forget(piece)
         return made
 
