@@ -24,14 +24,23 @@ class Evaluation(Protocol):
     it may still keep.
     """
 
+    blocks: int
+    """How many blocks are best done at once."""
+
     def begin(self, span: int) -> Any:
         """What the blocks of one range pass on."""
         ...
 
     def totals(
-        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Any
+        self,
+        measure: int,
+        start: int,
+        stop: int,
+        scratch: Scratch,
+        carried: Any,
+        before: Numbers | None,
     ) -> Numbers:
-        """A block's share of a measure's totals, float64."""
+        """A measure's totals of a block and of those of its range ``before``, float64."""
         ...
 
     def scores(
@@ -77,6 +86,7 @@ class ElementwiseKernel(Kernel):
         self, job: Job, formula: Elementwise, facts: Facts, evaluation: Evaluation
     ) -> None:
         self.block_row = block_row(job)
+        self.blocks = evaluation.blocks
         self._facts = facts
         self._evaluation = evaluation
         self._plan: list[Phase] = []
@@ -108,8 +118,10 @@ class ElementwiseKernel(Kernel):
             for a, b in edges:
                 evaluation.count(number, tallies, a, b, scratch, carried)
             return tallies
-        parts = [evaluation.totals(number, a, b, scratch, carried) for a, b in edges]
-        return np.sum(parts, axis=0)
+        totals = None
+        for a, b in edges:
+            totals = evaluation.totals(number, a, b, scratch, carried, totals)
+        return totals
 
     def absorb(self, phase: int, span: int, part: Any) -> None:
         """Take one range's share."""

@@ -26,6 +26,8 @@ _INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
 class TorchEvaluation:
     """Evaluates one job's formula; see :class:`mergeloom.engine.elementwise.Evaluation`."""
 
+    blocks = 1
+
     def __init__(self, job: Job, formula: Elementwise, facts: Facts, device: str) -> None:
         self.job = job
         self.facts = facts
@@ -43,13 +45,20 @@ class TorchEvaluation:
         }
 
     def totals(
-        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Carried
+        self,
+        measure: int,
+        start: int,
+        stop: int,
+        scratch: Scratch,
+        carried: Carried,
+        before: Numbers | None,
     ) -> Numbers:
-        """The totals of a block, float64."""
+        """The totals of a block and all ``before``, float64."""
         wanted = self._formula.measures[measure]
         if not isinstance(wanted, Totals):
             raise TypeError(f"measure {measure} has no totals")
-        return _numbers(wanted.of(self._block(start, stop, scratch, carried)))
+        found = _numbers(wanted.of(self._block(start, stop, scratch, carried)))
+        return found if before is None else before + found
 
     def scores(
         self,

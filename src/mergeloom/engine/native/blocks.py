@@ -23,6 +23,7 @@ from mergeloom.engine.native.programs import (
 )
 from mergeloom.engine.native.values import loaded
 from mergeloom.engine.scratch import Scratch, Spare
+from mergeloom.engine.sizes import BLOCKS_PER_SPAN
 from mergeloom.planning import Job
 from mergeloom.types import DTYPES, View
 
@@ -59,6 +60,11 @@ class Inputs:
         self._spare = spare
         self._keeps = job.nbytes_in <= spare.each
         self._kept: dict[tuple[int, Piece], tuple[Scratch, memoryview]] = {}
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks are best done at once: more than one where nothing is read here."""
+        return BLOCKS_PER_SPAN if all(self._stored) else 1
 
     def read(self, pieces: Sequence[Piece], scratch: Scratch) -> list[Buffer]:
         """Pieces of all inputs, there until the next call with ``scratch``."""

@@ -92,7 +92,8 @@ class RecordedBlock:
                 count = stop - start
                 return self._facts.by_rank(model, start, count, lambda: rows()[i], lowest, highest)
 
-            return np.concatenate([chosen(i, *piece) for i, piece in enumerate(pieces)])
+            found = [chosen(i, *piece) for i, piece in enumerate(pieces)]
+            return found[0] if len(found) == 1 else np.concatenate(found)
 
         return values * self._extra(("rank", model, lowest, highest), "BOOL", by_rank)
 
@@ -169,17 +170,27 @@ class TiledEvaluation:
         self._formula = formula
         self._facts = facts
         self._recorded: dict[object, Recorded] = {}
+        # What is made besides the inputs, where rows are whole, takes memory for a block.
+        self.blocks = 1 if formula.whole_rows else self._inputs.blocks
 
     def begin(self, span: int) -> Carried:
         """Cuts count down the equals that a range keeps, so every range has its own."""
         return Carried(span)
 
     def totals(
-        self, measure: int, start: int, stop: int, scratch: Scratch, carried: Carried
+        self,
+        measure: int,
+        start: int,
+        stop: int,
+        scratch: Scratch,
+        carried: Carried,
+        before: Numbers | None,
     ) -> Numbers:
-        """The totals of elements [start, stop), float64."""
+        """The totals of elements [start, stop) and all ``before``, float64."""
         recorded = self._recording(("totals", measure), lambda: self._record_totals(measure))
-        totals, _ = self._run(recorded, [(start, stop)], scratch, carried, again=True)
+        flat = None if before is None else before.reshape(-1)
+        piece = start, stop
+        totals, _ = self._run(recorded, [piece], scratch, carried, again=True, totals=flat)
         return totals.reshape(recorded.shape)
 
     def scores(

@@ -90,12 +90,14 @@ class Program:
         scratch: Scratch,
         *,
         outputs: Sequence[Target] = (),
+        totals: Numbers | None = None,
         cuts: Numbers = NONE,
         counts: Numbers = NONE,
     ) -> tuple[Numbers, int]:
         """Run over equally long pieces: the totals, and how many stored ones are not finite.
 
-        In memory one piece lies behind the other.
+        In memory one piece lies behind the other. Given the ``totals`` of the pieces before these,
+        it adds to them, with the result that one run over all has.
 
         Raises:
             CheckpointError: a file ended, or could not be read.
@@ -106,7 +108,7 @@ class Program:
             raise RuntimeError("the library was not compiled")
         starts = np.array([start for start, _ in pieces], np.int64)
         size = pieces[0][1] - pieces[0][0]
-        totals = np.zeros(self.totals)
+        totals = np.zeros(self.totals) if totals is None else totals
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
         places = [_place(given, size, n, scratch) for n, given in enumerate((*inputs, *outputs))]
         table = np.array(places, np.int64)

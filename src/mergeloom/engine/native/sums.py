@@ -13,7 +13,6 @@ from mergeloom.engine.native.blocks import Inputs, rounded
 from mergeloom.engine.native.programs import Program, compiled
 from mergeloom.engine.native.values import Values, constant, loaded
 from mergeloom.engine.scratch import Scratch, Spare
-from mergeloom.engine.sizes import BLOCKS_PER_SPAN
 from mergeloom.methods import Note, WeightedSum
 from mergeloom.planning import Job
 
@@ -23,11 +22,10 @@ Numbers = np.ndarray[Any, Any]
 class TiledSum(Kernel):
     """One job whose output is a weighted sum of its inputs, each taken as one vector."""
 
-    blocks = BLOCKS_PER_SPAN
-
     def __init__(self, job: Job, formula: WeightedSum, spare: Spare) -> None:
         self.job = job
         self._inputs = Inputs(job, spare)
+        self.blocks = self._inputs.blocks
         self._formula = formula
         self._parts: dict[int, Numbers] = {}
         self._program: Program | None = None
@@ -45,10 +43,13 @@ class TiledSum(Kernel):
         self, phase: int, span: int, start: int, stop: int, step: int, scratch: Scratch
     ) -> Numbers:
         """The lower triangle of the Gram matrix of elements [start, stop)."""
-        del phase, span, step
-        piece = start, stop
-        inputs = self._inputs.sources(self._measure.inputs, [piece], scratch, again=True)
-        return self._measure.run([piece], inputs, scratch)[0]
+        del phase, span
+        total = np.zeros(self._measure.totals)
+        for a in range(start, stop, step):
+            piece = a, min(a + step, stop)
+            inputs = self._inputs.sources(self._measure.inputs, [piece], scratch, again=True)
+            self._measure.run([piece], inputs, scratch, totals=total)
+        return total
 
     def absorb(self, phase: int, span: int, part: Numbers) -> None:
         """Keep a range's Gram matrix until all are there, to add them in order."""
