@@ -70,6 +70,10 @@ class Facts:
             raise RuntimeError(f"measure {measure} looks for no largest")
         return found.choices[score][choice]
 
+    def stream(self, model: int) -> Stream:
+        """The random numbers of a model's elements."""
+        return self._streams[model]
+
     def chance(self, model: int, probability: float) -> Chance:
         """What tiles choose a model's elements with."""
         return self._streams[model].chance(probability)
@@ -93,7 +97,16 @@ class Facts:
             words = self._streams[model].words(start, count)
             return chosen_by_rank(bits(), self._shape, words, lowest, highest)
 
-        return self._choose((model, start, count, lowest, highest), choose)
+        return self.remembered((model, start, count, lowest, highest), choose)
+
+    def remembered(self, key: Chosen, choose: Callable[[], Bools]) -> Bools:
+        """Choose, or remember what an earlier pass has chosen."""
+        if key in self._chosen:
+            return np.unpackbits(self._chosen.pop(key), count=key[2]).view(np.bool_)
+        chosen = choose()
+        if self._remembers:
+            self._chosen[key] = np.packbits(chosen)
+        return chosen
 
     def row_divergence(
         self, model: int, start: int, count: int, measure: Callable[[], Numbers]
@@ -110,12 +123,3 @@ class Facts:
     def mean_rank(self, sizes: Numbers) -> Numbers:
         """Each element's share of the largest rank of its row."""
         return mean_rank(sizes, self._shape)
-
-    def _choose(self, key: Chosen, choose: Callable[[], Bools]) -> Bools:
-        """Choose, or remember what an earlier pass has chosen."""
-        if key in self._chosen:
-            return np.unpackbits(self._chosen.pop(key), count=key[2]).view(np.bool_)
-        chosen = choose()
-        if self._remembers:
-            self._chosen[key] = np.packbits(chosen)
-        return chosen

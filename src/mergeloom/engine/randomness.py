@@ -38,12 +38,12 @@ class Stream:
 
     def __init__(self, seed: int, tensor: str, model: str) -> None:
         text = "\0".join((str(seed), tensor, model)).encode()
-        self._key = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+        self.key = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
     def chance(self, probability: float) -> Chance:
         """A choice with ``probability``, exact to 2⁻⁴⁸."""
         whole, part = divmod(probability * 2**16, 1)
-        return Chance(self._key, int(whole), int(part * 2**32))
+        return Chance(self.key, int(whole), int(part * 2**32))
 
     def chosen(self, first: int, count: int, probability: float) -> Bools:
         """True with ``probability`` for elements [first, first + count)."""
@@ -52,13 +52,13 @@ class Stream:
         chosen: Bools = words < whole
         if rest:
             edge = np.flatnonzero(words == whole)
-            chosen[edge] = _more_bits(self._key, first + edge) < rest
+            chosen[edge] = _more_bits(self.key, first + edge) < rest
         return chosen
 
     def words(self, first: int, count: int) -> Words:
         """Numbers of 16 random bits for elements [first, first + count)."""
-        words = random_words(self._key, first, count)
-        return plain_words(self._key, first, count) if words is None else words
+        words = random_words(self.key, first, count)
+        return plain_words(self.key, first, count) if words is None else words
 
 
 def plain_words(key: int, first: int, count: int) -> Words:

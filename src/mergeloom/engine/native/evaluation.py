@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +11,7 @@ import numpy as np
 from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Output, Place
 from mergeloom.engine.native.blocks import Inputs, rounded
+from mergeloom.engine.native.choices import chosen_sizes
 from mergeloom.engine.native.divergence import row_divergence
 from mergeloom.engine.native.library import COUNT, CUT
 from mergeloom.engine.native.programs import (
@@ -25,6 +25,7 @@ from mergeloom.engine.native.programs import (
 )
 from mergeloom.engine.native.values import Total, Values, chosen, kept, loaded, spread
 from mergeloom.engine.order import ALL, Choice, Tallies, below
+from mergeloom.engine.randomness import Bools
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.methods import Elementwise, Largest, Totals
 from mergeloom.planning import Job
@@ -80,29 +81,28 @@ class RecordedBlock:
 
     def keep_by_rank(self, model: int, lowest: float, highest: float, values: Values) -> Values:
         """Zeros for what is not chosen with a probability that rises with the rank."""
-        sizes = self._sizes(model)
+        sizes, limits = compiled(stored=[self.deltas[model].abs()]), (lowest, highest)
+        stream = self._facts.stream(model)
 
         def by_rank(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
-            @functools.cache
-            def rows() -> Numbers:
-                found: Numbers = sizes(pieces, inputs, scratch).view(np.int32)
-                return found.reshape(len(pieces), -1)
+            def choose() -> Bools:
+                return chosen_sizes(sizes, pieces, inputs(), scratch, stream, self.shape, limits)
 
-            def chosen(i: int, start: int, stop: int) -> Numbers:
-                count = stop - start
-                return self._facts.by_rank(model, start, count, lambda: rows()[i], lowest, highest)
-
-            found = [chosen(i, *piece) for i, piece in enumerate(pieces)]
-            return found[0] if len(found) == 1 else np.concatenate(found)
+            if len(pieces) > 1:  # a sample
+                return choose()
+            start, stop = pieces[0]
+            return self._facts.remembered((model, start, stop - start, *limits), choose)
 
         return values * self._extra(("rank", model, lowest, highest), "BOOL", by_rank)
 
     def mean_rank(self, model: int) -> Values:
         """Each change's share of the largest rank of its row."""
-        sizes = self._sizes(model)
+        program = compiled(stored=[self.deltas[model].abs()])
 
         def shares(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
-            return self._facts.mean_rank(sizes(pieces, inputs, scratch))
+            sizes = scratch.array("sizes", sum(b - a for a, b in pieces), np.float32)
+            program.run(pieces, inputs(), scratch, outputs=[(sizes, "F32")])
+            return self._facts.mean_rank(sizes)
 
         return self._extra(("share", model), "F32", shares)
 
@@ -124,17 +124,6 @@ class RecordedBlock:
 
         found = self._extra(("divergence", model, floor), "F32", divergences)
         return spread(found.at, row)
-
-    def _sizes(self, model: int) -> Callable[[Sequence[Piece], Read, Scratch], Numbers]:
-        """Computes |Δ| of one model."""
-        program = compiled(stored=[self.deltas[model].abs()])
-
-        def sizes(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
-            found = scratch.array("sizes", sum(b - a for a, b in pieces), np.float32)
-            program.run(pieces, inputs(), scratch, outputs=[(found, "F32")])
-            return found
-
-        return sizes
 
     def _extra(self, key: object, kind: str, make: Make) -> Values:
         if key not in self._known:

@@ -65,6 +65,10 @@ COUNT = np.dtype(
     [("low", "u4"), ("high", "u4"), ("common", "u4"), ("of_nonzero", "u4"), ("above", "i8"),
      ("equal", "i8"), ("nonzero", "i8"), ("found", "i8"), ("inside", "u8")]
 )  # fmt: skip
+RANKING = np.dtype(
+    [("key", "u8"), ("row", "i8"), ("first", "f8"), ("step", "f8"), ("buffer", "u8"),
+     ("words", "u8"), ("chosen", "u8"), ("left", "u8")]
+)  # fmt: skip
 
 _SUFFIX = {"win32": "dll", "darwin": "dylib"}.get(sys.platform, "so")
 LIBRARY = Path(__file__).parent / f"_tiles.{_SUFFIX}"
@@ -134,6 +138,11 @@ def random_words(key: int, first: int, count: int, at_most: int = 99) -> Numbers
     return words
 
 
+def ranking_bytes(row: int) -> int:
+    """The buffer of a choice among rows of ``row`` elements; see ranks.c."""
+    return 24 * (8 + min(row // 4, 1 << 14)) + 2 * row
+
+
 def choose_by_rank(
     sizes: Numbers, words: Numbers, first: float, step: float, at_most: int = 99
 ) -> tuple[Numbers, Numbers] | None:
@@ -146,7 +155,7 @@ def choose_by_rank(
     if run is None or sizes.dtype != np.int32:
         return None
     rows, row = sizes.shape
-    memory = np.empty(24 * (8 + min(row // 4, 1 << 14)) + 2 * row, dtype=np.uint8)
+    memory = np.empty(ranking_bytes(row), dtype=np.uint8)
     chosen, left = np.empty(sizes.shape, dtype=np.bool_), np.empty(rows, dtype=np.bool_)
     run(
         sizes.ctypes.data, words.ctypes.data, rows, row, first, step,

@@ -10,14 +10,17 @@
 #include <unistd.h>
 #endif
 
+#include "ranks.h"
 #include "tiles.h"
 
 /* An input or an output: all elements that the program is run for at `data`, or an open file that
  * has the tensor at `offset`. There is room at `data` for all of them, where those of the file are
- * `kept`, else for a chunk. */
+ * `kept`, else for a chunk. An output may be sizes that only choose elements, with a `ranking`;
+ * chunks are whole rows then. */
 typedef struct {
     char *data;
     int64_t type, file, offset, kept;
+    const ranking *ranking;
 } place;
 
 static const int64_t BYTES[] = {[F32] = 4, [BF16] = 2, [F16] = 2, [BOOL] = 1};
@@ -73,6 +76,13 @@ static int64_t failed(int writes, const place *places, const array *found, int64
     return -1;
 }
 
+static void choose(const place *outputs, const array *found, int64_t count, part now) {
+    for (int64_t i = 0; i < count; i++)
+        if (outputs[i].ranking)
+            VARIED(rank)(outputs[i].ranking, (const int32_t *)found[i].data + now.done, now.first,
+                         now.done, now.n);
+}
+
 /* Runs a program over pieces of a tensor, of `size` elements each, that begin at elements `starts`,
  * `chunk` elements at a time. What it loads and stores in memory lies one piece after the other.
  * `places` are the inputs and, after them, the outputs; `arrays` is memory for as many. The result
@@ -93,6 +103,7 @@ int64_t VARIED(run_program)(const instruction *program, int64_t length, const in
         if (at >= 0) return -1 - at;
         of.first = now.first - now.done;
         bad += VARIED(tiles)(program, length, now.done, now.done + now.n, &of);
+        choose(places + inputs, of.outputs, outputs, now);
         at = failed(1, places + inputs, of.outputs, outputs, now);
         if (at >= 0) return -1 - inputs - at;
     }

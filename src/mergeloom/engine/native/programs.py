@@ -21,8 +21,10 @@ from mergeloom.engine.native.library import (
     CHUNK,
     INSTRUCTION,
     KINDS,
+    RANKING,
     TILE,
     Operation,
+    ranking_bytes,
     run_program,
 )
 from mergeloom.engine.native.values import Total, Values
@@ -59,7 +61,26 @@ class Stored(NamedTuple):
 Source = Buffer | Stored
 """An input of a program: in memory what it asks for and nothing else, or a whole tensor."""
 
-Target = Buffer | Place
+
+class Ranked(NamedTuple):
+    """Sizes that are not kept: they and random words choose elements; see ranks.py.
+
+    Args:
+        key: of the words.
+        row: elements of a row; pieces are whole rows.
+        chances: those of the smallest size of a row and of its next one, less the first.
+        chosen: bools, of every element.
+        left: bools, of every row: whether it must be sorted instead.
+    """
+
+    key: int
+    row: int
+    chances: tuple[float, float]
+    chosen: Numbers
+    left: Numbers
+
+
+Target = Buffer | Place | Ranked
 """An output of a program: memory for what it makes and nothing else, or a tensor in a file."""
 
 LOADS = (Operation.LOAD, Operation.LOAD_MINUS)
@@ -110,13 +131,15 @@ class Program:
         size = pieces[0][1] - pieces[0][0]
         totals = np.zeros(self.totals) if totals is None else totals
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
-        places = [_place(given, size, n, scratch) for n, given in enumerate((*inputs, *outputs))]
+        rows = [target.row for target in outputs if isinstance(target, Ranked)]
+        chunk = min(size, max(1, CHUNK // rows[0]) * rows[0] if rows else CHUNK)
+        places = [_place(given, chunk, n, scratch) for n, given in enumerate((*inputs, *outputs))]
         table = np.array(places, np.int64)
         arrays = np.empty(2 * len(places), np.int64)
         own = (totals, cuts, self.chances, counts, registers)
         state = np.array([0, 0, *map(address, own), 0], np.int64)
         bad = run(
-            self.at, len(self.instructions), address(starts), len(starts), size, CHUNK,
+            self.at, len(self.instructions), address(starts), len(starts), size, chunk,
             address(table), len(inputs), len(outputs), address(arrays), address(state),
         )  # fmt: skip
         if bad < 0 and -bad > len(inputs):
@@ -299,15 +322,32 @@ def _unreadable(given: Source, pieces: Sequence[Piece]) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read")
 
 
-def _place(given: Source | Target, size: int, number: int, scratch: Scratch) -> tuple[int, ...]:
+def _place(
+    given: Source | Target, chunk: int, number: int, scratch: Scratch
+) -> tuple[int, int, int, int, bool, int]:
     """What programs.c calls a place."""
+    kept, ranking = None, 0
     if isinstance(given, Stored):
         fd, offset, dtype, kept = given.file.fd, given.offset, given.dtype, given.kept
     elif isinstance(given, Place):
-        (fd, offset, dtype), kept = given, None
+        fd, offset, dtype = given
+    elif isinstance(given, Ranked):
+        fd, offset, dtype = -1, 0, "F32"
+        ranking = _ranking(given, chunk, number, scratch)
     else:
-        return address(given[0]), KINDS[given[1]], -1, 0, True
+        return address(given[0]), KINDS[given[1]], -1, 0, True, 0
     keeps = kept is not None
     if not keeps:
-        kept = scratch.bytes(("chunk", number), min(size, CHUNK) * DTYPES[dtype].bytes)
-    return address(kept), KINDS[dtype], fd, offset, keeps
+        kept = scratch.bytes(("chunk", number), chunk * DTYPES[dtype].bytes)
+    return address(kept), KINDS[dtype], fd, offset, keeps, ranking
+
+
+def _ranking(given: Ranked, chunk: int, number: int, scratch: Scratch) -> int:
+    """Where the struct of ranks.h is."""
+    found = scratch.array(("ranking", number), RANKING.itemsize, np.uint8)
+    found.view(RANKING)[0] = (
+        given.key, given.row, *given.chances,
+        address(scratch.bytes("ranks", ranking_bytes(given.row))),
+        address(scratch.bytes("words", 2 * chunk)), address(given.chosen), address(given.left),
+    )  # fmt: skip
+    return address(found)

@@ -4,10 +4,11 @@
  * all words are above or below the chances of all of them and decide at once; for the others the
  * smaller sizes of the row are counted. */
 
-#include <stdint.h>
+#include "ranks.h"
+
 #include <string.h>
 
-#include "variant.h"
+#include "random.h"
 
 enum {
     PER_BUCKET = 4,  /* elements of a row for each of its buckets */
@@ -157,4 +158,10 @@ void VARIED(choose_by_rank)(const int32_t *sizes, const uint16_t *words, int64_t
         left[r] = undecided > LOOKS;
         if (undecided && !left[r]) look_closely(at, all);
     }
+}
+
+void VARIED(rank)(const ranking *by, const int32_t *sizes, int64_t first, int64_t done, int64_t n) {
+    VARIED(random_words)(by->key, first, n, by->words);
+    VARIED(choose_by_rank)(sizes, by->words, n / by->row, by->row, by->first, by->step, by->buffer,
+                           by->chosen + done, by->left + done / by->row);
 }
