@@ -51,14 +51,15 @@ def can_run(job: Job) -> bool:
 class Inputs:
     """A job's inputs, for programs to load.
 
-    Blocks that another pass will ask for stay in memory, if there is enough for all of them:
-    taking them out of the system's cache once more costs about half as much as the arithmetic.
+    Where it ``keeps``, blocks that another pass will ask for should stay in memory, as there is
+    enough for all of them: taking them out of the system's cache once more costs about half as much
+    as the arithmetic.
     """
 
     def __init__(self, job: Job, spare: Spare) -> None:
         self._views = [entry.view for entry in job.inputs]
         self._spare = spare
-        self._keeps = job.nbytes_in <= spare.each
+        self.keeps = job.nbytes_in <= spare.each
         self._kept: dict[tuple[int, Piece], tuple[Scratch, memoryview]] = {}
 
     @property
@@ -67,20 +68,15 @@ class Inputs:
         return BLOCKS_PER_SPAN if all(self._stored) else 1
 
     def read(self, pieces: Sequence[Piece], scratch: Scratch) -> list[Buffer]:
-        """Pieces of all inputs, there until the next call with ``scratch``."""
+        """Pieces of all inputs; a single one until it is forgotten, others until the next call."""
         size = sum(stop - start for start, stop in pieces)
-        found: list[Buffer] = []
-        reads: list[Stored] = []
-        for number, (view, stored) in enumerate(zip(self._views, self._stored, strict=True)):
-            key = ("input", number)
-            if stored is None:
-                found.append((_read(view, pieces, scratch, key), view.dtype))
-                continue
-            data = scratch.bytes(key, size * DTYPES[view.dtype].bytes)
-            found.append((data, view.dtype))
-            reads.append(stored._replace(kept=data))
-        READING.run(pieces, reads, scratch)
-        return found
+        found = self.sources(range(len(self._views)), pieces, scratch, keep=len(pieces) == 1)
+        for number, given in enumerate(found):
+            if isinstance(given, Stored) and given.kept is None:
+                data = scratch.bytes(("input", number), size * DTYPES[given.dtype].bytes)
+                found[number] = given._replace(kept=data)
+        READING.run(pieces, found, scratch)
+        return [(i.kept, i.dtype) if isinstance(i, Stored) else i for i in found]
 
     def sources(
         self,
@@ -88,15 +84,15 @@ class Inputs:
         pieces: Sequence[Piece],
         scratch: Scratch,
         *,
-        again: bool = False,
+        keep: bool = False,
     ) -> list[Source]:
         """Pieces of the inputs ``numbers``, and nothing in place of the others.
 
-        A program reads by itself what lies side by side in a file; the rest is read here.
-        ``again`` says that another pass will ask for the same piece, a single one.
+        A program reads by itself what lies side by side in a file; the rest is read here. What is
+        kept, of a single piece, is there for other programs until it is forgotten.
         """
         return [
-            self._source(number, pieces, scratch, keep=again and self._keeps)
+            self._source(number, pieces, scratch, keep=keep)
             if number in numbers
             else (None, view.dtype)
             for number, view in enumerate(self._views)

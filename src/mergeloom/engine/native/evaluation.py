@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ from mergeloom.engine.native.choices import chosen_sizes
 from mergeloom.engine.native.divergence import row_divergence
 from mergeloom.engine.native.library import COUNT, CUT
 from mergeloom.engine.native.programs import (
-    Buffer,
     Numbers,
     Piece,
     Program,
@@ -30,11 +29,28 @@ from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.methods import Elementwise, Largest, Totals
 from mergeloom.planning import Job
 
-Read = Callable[[], list[Buffer]]
-"""Reads pieces of the inputs when it is first called."""
 
-Make = Callable[[Sequence[Piece], Read, Scratch], Numbers]
-"""(pieces, the job's inputs there) → what a formula wants besides them, piece behind piece."""
+@dataclass(frozen=True)
+class Range:
+    """Pieces of a job that something besides its inputs is made for."""
+
+    pieces: Sequence[Piece]
+    inputs: Inputs
+    scratch: Scratch
+
+    @property
+    def size(self) -> int:
+        """How many elements."""
+        return sum(stop - start for start, stop in self.pieces)
+
+    def sources(self, numbers: Collection[int]) -> list[Source]:
+        """The inputs ``numbers`` there; what is made next finds a single piece in memory."""
+        keep = len(self.pieces) == 1
+        return self.inputs.sources(numbers, self.pieces, self.scratch, keep=keep)
+
+
+Make = Callable[[Range], Numbers]
+"""Makes what a formula wants besides the inputs, piece behind piece."""
 
 Measure = Totals | Largest
 
@@ -84,13 +100,16 @@ class RecordedBlock:
         sizes, limits = compiled(stored=[self.deltas[model].abs()]), (lowest, highest)
         stream = self._facts.stream(model)
 
-        def by_rank(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
+        def by_rank(of: Range) -> Numbers:
             def choose() -> Bools:
-                return chosen_sizes(sizes, pieces, inputs(), scratch, stream, self.shape, limits)
+                sources = of.sources(sizes.inputs)
+                return chosen_sizes(
+                    sizes, of.pieces, sources, of.scratch, stream, self.shape, limits
+                )
 
-            if len(pieces) > 1:  # a sample
+            if len(of.pieces) > 1:  # a sample
                 return choose()
-            start, stop = pieces[0]
+            start, stop = of.pieces[0]
             return self._facts.remembered((model, start, stop - start, *limits), choose)
 
         return values * self._extra(("rank", model, lowest, highest), "BOOL", by_rank)
@@ -99,9 +118,10 @@ class RecordedBlock:
         """Each change's share of the largest rank of its row."""
         program = compiled(stored=[self.deltas[model].abs()])
 
-        def shares(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
-            sizes = scratch.array("sizes", sum(b - a for a, b in pieces), np.float32)
-            program.run(pieces, inputs(), scratch, outputs=[(sizes, "F32")])
+        def shares(of: Range) -> Numbers:
+            sizes = of.scratch.array("sizes", of.size, np.float32)
+            sources = of.sources(program.inputs)
+            program.run(of.pieces, sources, of.scratch, outputs=[(sizes, "F32")])
             return self._facts.mean_rank(sizes)
 
         return self._extra(("share", model), "F32", shares)
@@ -110,17 +130,14 @@ class RecordedBlock:
         """How much the softmaxes of the rows differ, the same number for a whole row."""
         row = max(1, self.shape[-1]) if self.shape else 1
 
-        def divergences(pieces: Sequence[Piece], inputs: Read, scratch: Scratch) -> Numbers:
-            del scratch
-            start, count = pieces[0][0], sum(b - a for a, b in pieces)
-
+        def divergences(of: Range) -> Numbers:
             def measured() -> Numbers:
-                if count % row:
+                if of.size % row:
                     raise ValueError("whole_rows is wanted for the divergence of rows")
-                read = inputs()
-                return row_divergence(read[model + 1], read[0], count // row, row, floor)
+                read = of.inputs.read(of.pieces, of.scratch)
+                return row_divergence(read[model + 1], read[0], of.size // row, row, floor)
 
-            return self._facts.row_divergence(model, start, count, measured)
+            return self._facts.row_divergence(model, of.pieces[0][0], of.size, measured)
 
         found = self._extra(("divergence", model, floor), "F32", divergences)
         return spread(found.at, row)
@@ -247,9 +264,13 @@ class TiledEvaluation:
         again: bool = False,
         **places: Any,
     ) -> tuple[Numbers, int]:
-        inputs = self._sources(recorded, pieces, scratch, again=again)
+        keep = again and self._inputs.keeps
+        inputs = self._sources(recorded, pieces, scratch, keep=keep)
         cuts = self._cuts(recorded, carried)
-        return recorded.program.run(pieces, inputs, scratch, cuts=cuts, **places)
+        found = recorded.program.run(pieces, inputs, scratch, cuts=cuts, **places)
+        if recorded.extras and not keep:
+            self._inputs.forget(pieces[0])
+        return found
 
     def _sources(
         self,
@@ -257,19 +278,13 @@ class TiledEvaluation:
         pieces: Sequence[Piece],
         scratch: Scratch,
         *,
-        again: bool = False,
+        keep: bool = False,
     ) -> list[Source]:
         """The inputs, and what is wanted besides them, perhaps made of them."""
-        held: list[Buffer] = []
-
-        def read() -> list[Buffer]:
-            if not held:
-                held.extend(self._inputs.read(pieces, scratch))
-            return held
-
-        extras = [(make(pieces, read, scratch), kind) for kind, make in recorded.extras]
+        of = Range(pieces, self._inputs, scratch)
+        extras = [(make(of), kind) for kind, make in recorded.extras]
         wanted = recorded.program.inputs
-        return [*(held or self._inputs.sources(wanted, pieces, scratch, again=again)), *extras]
+        return [*self._inputs.sources(wanted, pieces, scratch, keep=keep), *extras]
 
     def _cuts(self, recorded: Recorded, carried: Carried) -> Numbers:
         if carried.cuts is None:

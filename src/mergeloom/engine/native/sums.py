@@ -47,8 +47,9 @@ class TiledSum(Kernel):
         total = np.zeros(self._measure.totals)
         for a in range(start, stop, step):
             piece = a, min(a + step, stop)
-            inputs = self._inputs.sources(self._measure.inputs, [piece], scratch, again=True)
-            self._measure.run([piece], inputs, scratch, totals=total)
+            own, wanted = self._inputs, self._measure.inputs
+            sources = own.sources(wanted, [piece], scratch, keep=own.keeps)
+            self._measure.run([piece], sources, scratch, totals=total)
         return total
 
     def absorb(self, phase: int, span: int, part: Numbers) -> None:

@@ -1,0 +1,43 @@
+"""Sizes that choose while they are made: as those that are made first and chosen from then."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mergeloom.engine.native.choices import chosen_sizes
+from mergeloom.engine.native.library import CHUNK
+from mergeloom.engine.native.programs import compiled
+from mergeloom.engine.native.values import loaded
+from mergeloom.engine.randomness import Stream
+from mergeloom.engine.ranks import chosen_by_rank
+from mergeloom.engine.scratch import Scratch
+
+LIMITS = (0.35, 0.65)
+SIZES = compiled(stored=[(loaded(1) - loaded(0)).abs()])
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(7,), (1, 1), (300, 513), (5, CHUNK + 3), (40, 6, 3), (70000, 2)]
+)
+def test_as_if_sizes_were_there_first(shape, uneven):
+    """Rows that end inside chunks or are longer, and rows that must be sorted."""
+    random = np.random.default_rng(len(shape))
+    base, model = (random.standard_normal(math.prod(shape)).astype("f4") for _ in range(2))
+    if uneven:
+        base[:] = 0
+        model *= np.float32(1e9) ** random.random(model.size).round().astype("f4")
+    row = math.prod(shape[1:]) if len(shape) > 1 else shape[0]
+    rows = shape[0] if len(shape) > 1 else 1
+    stream = Stream(3, "tensor", "model")
+    piece = max(1, rows // 3) * row
+    for pieces in ([(0, rows * row)], [(0, piece), ((rows * row - piece), rows * row)]):
+        inputs = [(np.concatenate([of[a:b] for a, b in pieces]), "F32") for of in (base, model)]
+        found = chosen_sizes(SIZES, pieces, inputs, Scratch(), stream, shape, LIMITS)
+        for (start, stop), chosen in zip(pieces, np.split(found, len(pieces)), strict=True):
+            bits = np.abs(model - base)[start:stop].view("i4")
+            words = stream.words(start, stop - start)
+            assert np.array_equal(chosen, chosen_by_rank(bits, shape, words, *LIMITS))
