@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergeloom.checkpoint.open_files import open_file
+from mergeloom.engine.kernel import Place
 from mergeloom.engine.native.library import CHUNK, COUNT, CUT, TILE, run_program
 from mergeloom.engine.native.programs import Stored, address, compiled
 from mergeloom.engine.native.values import Values, chosen, constant, kept, loaded, spread
 from mergeloom.engine.randomness import Chance, plain_words
 from mergeloom.engine.scratch import Scratch
-from mergeloom.errors import CheckpointError
+from mergeloom.errors import CheckpointError, OutputError
 
 SIZES = st.sampled_from([0, 1, 3, TILE - 1, TILE, TILE + 1, 3 * TILE + 17])
 ODD = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-42, -1e-42, 3.4e38, 1.0, -2.5], np.float32)
@@ -254,11 +256,39 @@ def test_what_is_in_files_gives_what_is_in_memory(tmp_path, pieces):
         totals, _ = program.run(pieces, inputs, Scratch(), outputs=[(row, "F32") for row in out])
         found.append((out.tobytes(), totals.tobytes()))
     assert found[0] == found[1]
+    assert written(tmp_path / "out", program, pieces, places, size) == found[0]
     numbers = (rows[1].astype("u4") << 16).view("f4")
     assert np.array_equal(out[0], rows[0] - numbers)
     words = plain_words(1, 0, size)
     kept_ = np.concatenate([words[a:b] for a, b in pieces]) < 30000
     assert np.array_equal(out[1], np.where(kept_, rows[0], rows[0] * 0))
+
+
+def written(path, program, pieces, places, size) -> tuple[bytes, bytes]:
+    """What a program writes into a file with two tensors, of its pieces; one run for each."""
+    path.write_bytes(b"\xff" * (3 + 2 * 4 * size))
+    fd = os.open(path, os.O_RDWR)
+    targets = [Place(fd, 3, "F32"), Place(fd, 3 + 4 * size, "F32")]
+    totals = np.zeros(program.totals)
+    for piece in pieces:
+        program.run([piece], places, Scratch(), outputs=targets, totals=totals)
+    os.close(fd)
+    tensors = np.frombuffer(path.read_bytes(), np.float32, offset=3).reshape(2, size)
+    untouched = np.ones(size, np.bool_)
+    for start, stop in pieces:
+        untouched[start:stop] = False
+    assert np.all(tensors[:, untouched].view("u4") == 0xFFFFFFFF)
+    rows = [np.concatenate([tensor[a:b] for a, b in pieces]) for tensor in tensors]
+    return np.array(rows).tobytes(), totals.tobytes()
+
+
+def test_a_file_that_cannot_be_written_is_an_error_that_says_why(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(bytes(400))
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(OutputError, match="the output cannot be written: Bad file descriptor"):
+        compiled(stored=[constant(1)]).run([(0, 9)], [], Scratch(), outputs=[Place(fd, 0, "F32")])
+    os.close(fd)
 
 
 def test_a_file_that_ends_too_early_is_an_error_that_names_it(tmp_path):
