@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mergeloom.cli import main, progress
+from mergeloom.engine.sink import ShardFiles
 
 from .models import linear, model
 from .program import merge, mistakes, run
@@ -102,19 +102,19 @@ def test_a_defect_is_told_as_one(models, monkeypatch):
 
 
 def test_an_interrupted_merge_goes_on(models, monkeypatch):
-    write = os.pwrite
-    blocks = 0
+    place = ShardFiles.place
+    tensors = 0
 
     def stop(*arguments):
-        nonlocal blocks
-        blocks += 1
-        if blocks > 12:
+        nonlocal tensors
+        tensors += 1
+        if tensors > 12:
             raise KeyboardInterrupt
-        return write(*arguments)
+        return place(*arguments)
 
-    monkeypatch.setattr(os, "pwrite", stop)
-    assert merge(GOOD, "--threads", 1).code == 130
-    monkeypatch.setattr(os, "pwrite", write)
+    with monkeypatch.context() as while_it_runs:
+        while_it_runs.setattr(ShardFiles, "place", stop)
+        assert merge(GOOD, "--threads", 1).code == 130
     assert not Path("out").exists()
     done = merge(GOOD)
     assert re.fullmatch(r"out: 31 tensors, 1\d of them from an earlier run, .*", done.lines[-1])
