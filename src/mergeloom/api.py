@@ -156,8 +156,8 @@ def run_plan(
 ) -> Merged:
     """Run a plan that was made for ``target``; see :func:`merge`."""
     from mergeloom.checkpoint import close_files, fetch
+    from mergeloom.engine.memory import DEFAULT_MEMORY
     from mergeloom.engine.run import Settings, check_settings
-    from mergeloom.engine.sizes import DEFAULT_MEMORY
     from mergeloom.output.directory import check_apart, check_space
     from mergeloom.output.write import write
 

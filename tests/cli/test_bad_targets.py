@@ -226,8 +226,8 @@ def test_a_gpu_where_there_is_none(device, models):
 
 
 def test_too_little_memory_says_how_much_is_enough(models):
-    said = refused(GOOD, "--max-memory", "100MB")
-    start = "--max-memory: 100,000,000 bytes is too little for this merge. Allow at least "
+    said = refused(GOOD, "--max-memory", "50MB")
+    start = "--max-memory: 50,000,000 bytes is too little for this merge. Allow at least "
     assert len(said) == 1
     assert said[0].startswith(start)
     enough = said[0].removeprefix(start).rstrip(".")

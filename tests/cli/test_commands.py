@@ -136,7 +136,7 @@ def test_plan_prints_every_tensor_and_the_totals(models):
         # every input is read twice: once for the angle between the models
         "reads 18.2 kB, writes 4.6 kB in 1 file",
     ]
-    assert lines[35].startswith("peak memory about ")
+    assert lines[35].startswith("peak memory at most ")
     assert everything(models.parent) == before
 
 

@@ -12,7 +12,7 @@ from models import assert_same_files, save
 import mergeloom
 from mergeloom.cli.main import mergeloom as command
 from mergeloom.engine import kernels
-from mergeloom.engine.native import blocks, library
+from mergeloom.engine.native import blocks, library, shared_object
 from mergeloom.methods import METHODS
 
 # They add something up over a tensor; the order of the sum decides its last bits.
@@ -26,7 +26,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 def no_library():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "run_program", lambda: None)
-        patch.setattr(library, "_library", lambda: "it was taken away")
+        patch.setattr(shared_object, "loaded", lambda: "it was taken away")
         library.function.cache_clear()
         yield
     library.function.cache_clear()
@@ -116,10 +116,10 @@ def test_the_user_is_told_once_where_it_costs_time(folder):
 def test_a_library_that_cannot_be_loaded_is_one_that_is_missing(tmp_path, monkeypatch):
     broken = tmp_path / "_tiles.so"
     broken.write_text("made for another machine")
-    monkeypatch.setattr(library, "LIBRARY", broken)
-    assert str(broken) in library._library.__wrapped__()
-    monkeypatch.setattr(library, "LIBRARY", tmp_path / "none")
-    assert "not compiled" in library._library.__wrapped__()
+    monkeypatch.setattr(shared_object, "LIBRARY", broken)
+    assert str(broken) in shared_object.loaded.__wrapped__()
+    monkeypatch.setattr(shared_object, "LIBRARY", tmp_path / "none")
+    assert "not compiled" in shared_object.loaded.__wrapped__()
 
 
 class Stop(BaseException):

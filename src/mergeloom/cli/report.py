@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from mergeloom.cli.sizes import show_size
-from mergeloom.engine.sizes import default_threads, peak_bytes
+from mergeloom.engine.memory import DEFAULT_MEMORY, memory_of
+from mergeloom.engine.sizes import default_threads
 from mergeloom.planning import Job, Plan, VocabularySummary
 from mergeloom.types import DTYPES
 
@@ -56,13 +57,21 @@ def _filters(plan: Plan) -> Iterator[str]:
 def _totals(plan: Plan) -> Iterator[str]:
     if plan.vocabulary:
         yield from _vocabulary(plan.vocabulary)
-    threads = default_threads()
+    threads, peak = _peak(plan)
     count = sum(job.nbytes // DTYPES[job.dtype].bytes for job in plan.jobs)
     yield f"{len(plan.jobs)} tensors, {count:,} parameters; config and side files of {plan.donor}"
     yield f"reads {show_size(plan.bytes_in)}, writes {show_size(plan.bytes_out)} in " + (
         f"{len(plan.shards)} files" if len(plan.shards) > 1 else "1 file"
     )
-    yield f"peak memory about {show_size(peak_bytes(plan, threads))} with {threads} threads"
+    workers = "1 thread" if threads == 1 else f"{threads} threads"
+    yield f"peak memory at most {show_size(peak)} with {workers}"
+
+
+def _peak(plan: Plan) -> tuple[int, int]:
+    """How many threads a merge has unless told otherwise, and the bytes it takes at most."""
+    memory = memory_of(plan)
+    threads = max(1, memory.affordable(default_threads(), DEFAULT_MEMORY))
+    return threads, memory.peak(threads)
 
 
 def _vocabulary(found: VocabularySummary) -> Iterator[str]:
@@ -97,7 +106,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "bytes_read": plan.bytes_in,
         "bytes_written": plan.bytes_out,
         "disk": plan.disk,
-        "peak_memory": peak_bytes(plan, default_threads()),
+        "peak_memory": _peak(plan)[1],
         "jobs": [_job_json(job) for job in plan.jobs],
         "shards": [{"file": s.file, "bytes": s.data_bytes} for s in plan.shards],
         "side_files": [f.name for f in plan.side_files],

@@ -9,15 +9,12 @@ from mergeloom.engine.facts import Facts
 from mergeloom.engine.kernel import Kernel
 from mergeloom.engine.native.blocks import can_run, knows
 from mergeloom.engine.native.evaluation import TiledEvaluation, recordable
-from mergeloom.engine.native.library import why_missing
+from mergeloom.engine.native.shared_object import why_missing
 from mergeloom.engine.native.sums import TiledSum
 from mergeloom.engine.scratch import Spare
 from mergeloom.errors import Problem
-from mergeloom.methods import Formula, WeightedSum
+from mergeloom.methods import UNCHANGED, Formula, WeightedSum
 from mergeloom.planning import Job, Plan
-
-UNCHANGED = WeightedSum((1.0,))
-"""The sum that is a copy."""
 
 
 def make_kernel(job: Job, formula: Formula | None, device: str, seed: int, spare: Spare) -> Kernel:

@@ -15,16 +15,13 @@ from mergeloom.engine.device import (
 )
 from mergeloom.engine.journal import Finished
 from mergeloom.engine.kernels import make_kernel
+from mergeloom.engine.memory import DEFAULT_MEMORY, Memory, memory_of
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.engine.sink import Sink
 from mergeloom.engine.sizes import (
     BLOCK,
     BLOCKS_PER_SPAN,
-    DEFAULT_MEMORY,
-    affordable_threads,
     default_threads,
-    kept_bytes,
-    peak_bytes,
 )
 from mergeloom.errors import MergeError, MergeloomError, Problem
 from mergeloom.planning import Job, Plan
@@ -183,8 +180,9 @@ def run(
             settings.progress(job.nbytes_in * job.passes, job.nbytes)
     skip = {tensor.job for tensor in finished}
     jobs = [(n, job) for n, job in enumerate(plan.jobs) if n not in skip]
-    threads = _threads(plan, settings)
-    spare = Spare(kept_bytes(plan, threads, settings.max_memory))
+    memory = _memory(plan, settings, device)
+    threads = _threads(memory, settings)
+    spare = Spare(*memory.spare(threads, settings.max_memory))
     queue = Queue(jobs, device, plan.seed, spare)
     failures: list[BaseException] = []
 
@@ -216,8 +214,7 @@ def check_settings(plan: Plan, settings: Settings) -> None:
 
     Raises MergeError.
     """
-    resolve_device(settings.device)
-    _threads(plan, settings)
+    _threads(_memory(plan, settings, resolve_device(settings.device)), settings)
 
 
 def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
@@ -251,15 +248,20 @@ def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
         raise interrupt
 
 
-def _threads(plan: Plan, settings: Settings) -> int:
+def _memory(plan: Plan, settings: Settings, device: str) -> Memory:
+    """``device`` is the resolved one: to resolve another name than ``cpu`` imports torch."""
+    return memory_of(plan, device, torch=settings.device != "cpu")
+
+
+def _threads(memory: Memory, settings: Settings) -> int:
     wanted = settings.threads or default_threads()
-    threads = affordable_threads(plan, wanted, settings.max_memory)
+    threads = memory.affordable(wanted, settings.max_memory)
     if threads < 1:
         raise MergeError(
             Problem(
                 "--max-memory",
                 f"{settings.max_memory:,} bytes is too little for this merge",
-                f"Allow at least {-(-peak_bytes(plan, 1) // 10**6)}MB.",
+                f"Allow at least {-(-memory.least(1) // 10**6)}MB.",
             )
         )
     return threads

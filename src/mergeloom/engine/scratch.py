@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,11 @@ class Scratch:
             return torch.empty(0, dtype=dtype)
         return torch.frombuffer(self.bytes(key, count * dtype.itemsize), dtype=dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """What all buffers take."""
+        return sum(len(held) + ALIGNMENT for held in self._buffers.values())
+
     def _buffer(self, key: object, nbytes: int) -> Bytes:
         held = self._buffers.get(key)
         if held is None or len(held) < nbytes:
@@ -53,19 +59,30 @@ class Spare:
 
     Args:
         each: most bytes that the blocks of one tensor may take, all of them or none.
+        total: most bytes of all that is taken and given back.
     """
 
-    def __init__(self, each: int) -> None:
+    def __init__(self, each: int, total: int) -> None:
         self.each = each
-        self._free: list[Scratch] = []  # its append and pop are atomic
+        self._left = total
+        self._free: list[Scratch] = []
+        self._lock = threading.Lock()
 
-    def take(self) -> Scratch:
-        """Memory for one block."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return Scratch()
+    def take(self, nbytes: int) -> Scratch | None:
+        """Memory for one block of ``nbytes``; None if there is no more."""
+        with self._lock:
+            memory = self._free.pop() if self._free else Scratch()
+            more = max(0, nbytes + ALIGNMENT - memory.nbytes)
+            while self._left < more and self._free:
+                self._left += self._free.pop().nbytes
+            if self._left < more:
+                self._free.append(memory)
+                return None
+            self._left -= more
+        memory.bytes("kept", nbytes)
+        return memory
 
     def give_back(self, memory: Scratch) -> None:
         """Nobody uses this any more."""
-        self._free.append(memory)
+        with self._lock:
+            self._free.append(memory)

@@ -1,4 +1,4 @@
-"""Block sizes and the memory a run will need. Imports no torch, so a plan can say it too."""
+"""How tensors are cut into blocks and sampled. Imports neither torch nor numpy: a plan asks it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 from collections.abc import Sequence
 
 from mergeloom.methods import Elementwise
-from mergeloom.planning.plan import Job, Plan
-from mergeloom.types import numel
+from mergeloom.planning.plan import Job
 
 BLOCK = 1 << 19
 """Elements that are computed at once: small enough for a core's caches, large enough that Python's
@@ -25,9 +24,6 @@ may be thresholds."""
 REMEMBERED_LEAST = 4 << 20
 """What the smallest tensor may keep so."""
 
-KEPT = 64 << 20
-"""Most bytes of a tensor's inputs that stay in memory from one pass to the next."""
-
 PIECE = 1024
 """Elements of a sample that lie side by side."""
 
@@ -36,11 +32,6 @@ SAMPLED = 1 << 20
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, without their whole part, are spread evenly however many there are."""
-
-BASELINE = 380 << 20
-"""Bytes of a process that has imported torch and this package, before any buffer."""
-
-DEFAULT_MEMORY = 1 << 30
 
 
 def default_threads() -> int:
@@ -103,29 +94,3 @@ def sample_step(pieces: Sequence[tuple[int, int]], start: int, stop: int, size: 
 def remembered_bytes(size: int, inputs: int) -> int:
     """Most bytes that a tensor of ``size`` elements keeps from one pass to the next."""
     return min(REMEMBERED, max(REMEMBERED_LEAST, size * inputs))
-
-
-def worker_bytes(job: Job) -> int:
-    """Most buffer bytes one worker needs for a job: in torch raw and widened inputs, sums and
-    output, which is more than tiles need, and what a tensor's passes leave to the next."""
-    remembered = remembered_bytes(numel(job.shape), len(job.inputs))
-    return max(BLOCK, block_row(job)) * (len(job.inputs) * (8 + 8 + 8) + 8 * 8) + remembered
-
-
-def peak_bytes(plan: Plan, threads: int) -> int:
-    """Bytes of memory a run with ``threads`` workers takes at most."""
-    largest = max((worker_bytes(job) for job in plan.jobs), default=0)
-    return BASELINE + threads * largest
-
-
-def affordable_threads(plan: Plan, threads: int, memory: int) -> int:
-    """How many of ``threads`` workers fit into ``memory`` bytes; 0 if not even one does."""
-    while threads and peak_bytes(plan, threads) > memory:
-        threads -= 1
-    return threads
-
-
-def kept_bytes(plan: Plan, threads: int, memory: int) -> int:
-    """Bytes of inputs that each tensor may keep in ``memory``; as many are computed as there are
-    ``threads``, and one more between two passes."""
-    return max(0, min(KEPT, (memory - peak_bytes(plan, threads)) // (threads + 1)))

@@ -9,6 +9,7 @@ from mergeloom.methods import (  # noqa: F401 - importing them registers their m
     sums,
 )
 from mergeloom.methods.declaration import (
+    UNCHANGED,
     Arguments,
     Block,
     Elementwise,
@@ -28,6 +29,7 @@ from mergeloom.methods.registry import METHODS, method
 
 __all__ = [
     "METHODS",
+    "UNCHANGED",
     "Arguments",
     "Block",
     "Elementwise",

@@ -103,6 +103,9 @@ class WeightedSum:
 BASE_ALONE = WeightedSum((), deltas=True)
 """The result when there is nothing but the base."""
 
+UNCHANGED = WeightedSum((1.0,))
+"""The sum that is a copy."""
+
 
 class Values(Protocol):
     """A stretch of a tensor as the arithmetic sees it: floats in float32, or float64 if an input

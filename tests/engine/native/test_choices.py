@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mergeloom.engine.native.choices import chosen_sizes
-from mergeloom.engine.native.library import CHUNK
 from mergeloom.engine.native.programs import compiled
+from mergeloom.engine.native.shared_object import CHUNK
 from mergeloom.engine.native.values import loaded
 from mergeloom.engine.randomness import Stream
 from mergeloom.engine.ranks import chosen_by_rank

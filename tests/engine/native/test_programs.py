@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from mergeloom.checkpoint.open_files import open_file
 from mergeloom.engine.kernel import Place
-from mergeloom.engine.native.library import CHUNK, COUNT, CUT, TILE, run_program
+from mergeloom.engine.native.library import COUNT, CUT, TILE, run_program
 from mergeloom.engine.native.programs import Stored, address, compiled
+from mergeloom.engine.native.shared_object import CHUNK
 from mergeloom.engine.native.values import Values, chosen, constant, kept, loaded, spread
 from mergeloom.engine.randomness import Chance, plain_words
 from mergeloom.engine.scratch import Scratch

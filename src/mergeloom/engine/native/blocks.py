@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Collection, Sequence
 
 from mergeloom.checkpoint.open_files import open_file
 from mergeloom.checkpoint.views import read_bytes, stored_at
 from mergeloom.engine.finite import nonfinite
 from mergeloom.engine.kernel import Output, Place
-from mergeloom.engine.native.library import KINDS, run_program
+from mergeloom.engine.native.library import run_program
 from mergeloom.engine.native.programs import (
     NONE,
     Buffer,
@@ -21,15 +20,12 @@ from mergeloom.engine.native.programs import (
     Stored,
     compiled,
 )
+from mergeloom.engine.native.shared_object import READS, STORED
 from mergeloom.engine.native.values import loaded
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.engine.sizes import BLOCKS_PER_SPAN
 from mergeloom.planning import Job
 from mergeloom.types import DTYPES, View
-
-STORED = frozenset(kind for kind in KINDS if kind != "BOOL")
-READS = hasattr(os, "pread")
-"""Whether programs can read, as they can wherever files have positioned reads."""
 
 READING = compiled()
 """Only reads its inputs."""
@@ -111,17 +107,16 @@ class Inputs:
         view, key, stored = self._views[number], (number, pieces[0]), self._stored[number]
         if len(pieces) == 1 and key in self._kept:
             return self._kept[key][1], view.dtype
-        if stored and not keep:
-            return stored
-        memory = self._spare.take() if keep else scratch
+        size = DTYPES[view.dtype].bytes * sum(stop - start for start, stop in pieces)
+        memory = self._spare.take(size) if keep else None
+        if memory is None:
+            return stored or (_read(view, pieces, scratch, ("input", number)), view.dtype)
+        block = memory.bytes("kept", size)
+        self._kept[key] = memory, block
         if stored:
-            start, stop = pieces[0]
-            block = memory.bytes("kept", (stop - start) * DTYPES[view.dtype].bytes)
-        else:
-            block = _read(view, pieces, memory, "kept" if keep else ("input", number))
-        if keep:
-            self._kept[key] = memory, block
-        return stored._replace(kept=block) if stored else (block, view.dtype)
+            return stored._replace(kept=block)
+        block[:] = _read(view, pieces, scratch, ("input", number))
+        return block, view.dtype
 
     @functools.cached_property
     def _stored(self) -> list[Stored | None]:

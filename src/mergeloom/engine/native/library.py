@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from collections.abc import Callable
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mergeloom.engine.native import shared_object
+
 TILE = 512
 """Elements of a register."""
-
-CHUNK = 1 << 16
-"""Elements that are read at once."""
 
 
 class Operation(IntEnum):
@@ -53,9 +50,6 @@ class Operation(IntEnum):
     SPREAD = 28
 
 
-KINDS = {"F32": 0, "BF16": 1, "F16": 2, "BOOL": 3}
-"""The formats that tiles load, by their safetensors names; all but BOOL are stored too."""
-
 INSTRUCTION = np.dtype(
     [("operation", "i4"), ("to", "i4"), ("a", "i4"), ("b", "i4"), ("x", "f4"), ("y", "f4")]
 )
@@ -70,33 +64,8 @@ RANKING = np.dtype(
      ("words", "u8"), ("chosen", "u8"), ("left", "u8")]
 )  # fmt: skip
 
-_SUFFIX = {"win32": "dll", "darwin": "dylib"}.get(sys.platform, "so")
-LIBRARY = Path(__file__).parent / f"_tiles.{_SUFFIX}"
-
 Run = Callable[..., int]
 Numbers = np.ndarray[Any, Any]
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | str:
-    """The compiled library, or why there is none. Calls give up Python's lock."""
-    if sys.byteorder != "little":
-        return "it is only made for little-endian processors"
-    if not LIBRARY.exists():
-        return "it was not compiled when mergeloom was installed"
-    sources = LIBRARY.parent.glob("*.[ch]")  # there are some in a clone only
-    if max((file.stat().st_mtime for file in sources), default=0) > LIBRARY.stat().st_mtime:
-        return "it is older than its C files"
-    try:
-        return ctypes.CDLL(str(LIBRARY))
-    except OSError as error:
-        return str(error)
-
-
-def why_missing() -> str | None:
-    """Why torch has to do the work of the library; None where it is there."""
-    library = _library()
-    return library if isinstance(library, str) else None
 
 
 @functools.cache
@@ -108,7 +77,7 @@ def function(name: str, kinds: tuple[Any, ...], at_most: int = 99) -> Run | None
         kinds: ctypes of the result and of the arguments.
         at_most: the highest level of processors, those of x86-64, to make use of.
     """
-    library = _library()
+    library = shared_object.loaded()
     if isinstance(library, str):
         return None
     choose = library[f"mergeloom_{name}"]

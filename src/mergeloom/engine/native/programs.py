@@ -18,15 +18,14 @@ from mergeloom.checkpoint.open_files import OpenFile, read_into
 from mergeloom.engine.kernel import Place
 from mergeloom.engine.native.library import (
     CHANCE,
-    CHUNK,
     INSTRUCTION,
-    KINDS,
     RANKING,
     TILE,
     Operation,
     ranking_bytes,
     run_program,
 )
+from mergeloom.engine.native.shared_object import CHUNK, KINDS
 from mergeloom.engine.native.values import Total, Values
 from mergeloom.engine.randomness import Chance
 from mergeloom.engine.scratch import Scratch
