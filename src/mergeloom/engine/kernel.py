@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 from mergeloom.engine.scratch import Scratch
+from mergeloom.errors import OutputError, Problem
 from mergeloom.methods import Note
 
 
@@ -14,6 +16,18 @@ class Place(NamedTuple):
     fd: int
     offset: int
     dtype: str
+
+
+def unwritable(code: int) -> OutputError:
+    """What to tell the user of a write that failed with this ``errno``."""
+    return OutputError(
+        Problem(
+            "the output",
+            f"cannot be written: {os.strerror(code)}",
+            "Free some space or mend the disk, and give the same command again: it goes on where "
+            "it stopped.",
+        )
+    )
 
 
 class Output(NamedTuple):

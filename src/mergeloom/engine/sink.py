@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from mergeloom.checkpoint.views import as_bytes
-from mergeloom.engine.kernel import Place
+from mergeloom.engine.kernel import Place, unwritable
 from mergeloom.errors import OutputError, Problem
 from mergeloom.planning import Plan, shard_header
 from mergeloom.types import DTYPES
@@ -64,7 +64,7 @@ class ShardFiles:
             try:
                 done = _write_at(fd, data, offset)
             except OSError as error:
-                raise OutputError(f"the output cannot be written: {error.strerror}") from error
+                raise unwritable(error.errno or 0) from error
             data, offset = data[done:], offset + done
 
     def place(self, job: int) -> Place | None:

@@ -32,7 +32,9 @@ def chosen_sizes(
         limits: the lowest and the highest probability.
     """
     count = sum(stop - start for start, stop in pieces)
-    row = shape[1] if len(shape) > 1 else count
+    row = max(1, shape[1] if len(shape) > 1 else math.prod(shape))
+    if (pieces[0][1] - pieces[0][0]) % row:
+        raise ValueError("whole_rows is wanted for choices by rank")
     if math.prod(shape[2:]) != 1:  # the elements of a row do not lie side by side
         found = _stored(sizes, pieces, inputs, scratch)
         return chosen_by_rank(found, shape, _words(stream, pieces), *limits)

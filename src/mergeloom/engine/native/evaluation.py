@@ -137,6 +137,8 @@ class RecordedBlock:
                 read = of.inputs.read(of.pieces, of.scratch)
                 return row_divergence(read[model + 1], read[0], of.size // row, row, floor)
 
+            if len(of.pieces) > 1:  # a sample, which may be as large as the block it begins with
+                return measured()
             return self._facts.row_divergence(model, of.pieces[0][0], of.size, measured)
 
         found = self._extra(("divergence", model, floor), "F32", divergences)
@@ -262,12 +264,12 @@ class TiledEvaluation:
         carried: Carried,
         *,
         again: bool = False,
-        **places: Any,
+        **given: Any,
     ) -> tuple[Numbers, int]:
         keep = again and self._inputs.keeps
         inputs = self._sources(recorded, pieces, scratch, keep=keep)
         cuts = self._cuts(recorded, carried)
-        found = recorded.program.run(pieces, inputs, scratch, cuts=cuts, **places)
+        found = recorded.program.run(pieces, inputs, scratch, cuts=cuts, **given)
         if recorded.extras and not keep:
             self._inputs.forget(pieces[0])
         return found

@@ -41,6 +41,7 @@ static int transferred(int writes, char *data, int64_t file, int64_t offset, int
         ssize_t count = writes ? pwrite((int)file, data, (size_t)size, offset)
                                : pread((int)file, data, (size_t)size, offset);
         if (count < 0 && errno == EINTR) continue;
+        if (count == 0 && writes) errno = ENOSPC;
         if (count <= 0) return 0;
         data += count, offset += count, size -= count;
     }

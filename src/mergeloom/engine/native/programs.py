@@ -6,7 +6,6 @@ import ctypes
 import functools
 import heapq
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mergeloom.checkpoint.open_files import OpenFile, read_into
-from mergeloom.engine.kernel import Place
+from mergeloom.engine.kernel import Place, unwritable
 from mergeloom.engine.native.library import (
     CHANCE,
     INSTRUCTION,
@@ -29,7 +28,7 @@ from mergeloom.engine.native.shared_object import CHUNK, KINDS
 from mergeloom.engine.native.values import Total, Values
 from mergeloom.engine.randomness import Chance
 from mergeloom.engine.scratch import Scratch
-from mergeloom.errors import CheckpointError, OutputError
+from mergeloom.errors import CheckpointError
 from mergeloom.types import DTYPES
 
 Numbers = np.ndarray[Any, Any]
@@ -67,7 +66,7 @@ class Ranked(NamedTuple):
     Args:
         key: of the words.
         row: elements of a row; pieces are whole rows.
-        chances: those of the smallest size of a row and of its next one, less the first.
+        chances: see :class:`mergeloom.engine.ranks.Chances`.
         chosen: bools, of every element.
         left: bools, of every row: whether it must be sorted instead.
     """
@@ -130,20 +129,18 @@ class Program:
         size = pieces[0][1] - pieces[0][0]
         totals = np.zeros(self.totals) if totals is None else totals
         registers = scratch.bytes("registers", max(1, self.registers) * TILE * 4)
-        rows = [target.row for target in outputs if isinstance(target, Ranked)]
-        chunk = min(size, max(1, CHUNK // rows[0]) * rows[0] if rows else CHUNK)
+        chunk = min(size, _chunk(outputs))
         places = [_place(given, chunk, n, scratch) for n, given in enumerate((*inputs, *outputs))]
         table = np.array(places, np.int64)
-        arrays = np.empty(2 * len(places), np.int64)
+        found = np.empty(2 * len(places), np.int64)
         own = (totals, cuts, self.chances, counts, registers)
         state = np.array([0, 0, *map(address, own), 0], np.int64)
         bad = run(
             self.at, len(self.instructions), address(starts), len(starts), size, chunk,
-            address(table), len(inputs), len(outputs), address(arrays), address(state),
+            address(table), len(inputs), len(outputs), address(found), address(state),
         )  # fmt: skip
         if bad < 0 and -bad > len(inputs):
-            why = os.strerror(ctypes.get_errno())
-            raise OutputError(f"the output cannot be written: {why}")
+            raise unwritable(ctypes.get_errno())
         if bad < 0:
             raise _unreadable(inputs[-1 - bad], pieces)
         return totals, bad
@@ -321,6 +318,14 @@ def _unreadable(given: Source, pieces: Sequence[Piece]) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read")
 
 
+def _chunk(outputs: Sequence[Target]) -> int:
+    """Elements that are done at once: whole rows where they choose among those of a row."""
+    rows = {target.row for target in outputs if isinstance(target, Ranked)}
+    if len(rows) > 1:
+        raise ValueError(f"choices among rows of {sorted(rows)} elements at once")
+    return max(1, CHUNK // row) * row if (row := max(rows, default=0)) else CHUNK
+
+
 def _place(
     given: Source | Target, chunk: int, number: int, scratch: Scratch
 ) -> tuple[int, int, int, int, bool, int]:
@@ -346,7 +351,8 @@ def _ranking(given: Ranked, chunk: int, number: int, scratch: Scratch) -> int:
     found = scratch.array(("ranking", number), RANKING.itemsize, np.uint8)
     found.view(RANKING)[0] = (
         given.key, given.row, *given.chances,
-        address(scratch.bytes("ranks", ranking_bytes(given.row))),
-        address(scratch.bytes("words", 2 * chunk)), address(given.chosen), address(given.left),
+        address(scratch.bytes(("ranks", number), ranking_bytes(given.row))),
+        address(scratch.bytes(("words", number), 2 * chunk)),
+        address(given.chosen), address(given.left),
     )  # fmt: skip
     return address(found)
