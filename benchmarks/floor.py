@@ -2,7 +2,7 @@
 
 Run by `core.py` as a child process with a JSON specification on the command line:
 
-    {"reads": FILE, "write": bytes, "out": path, "threads": 2}
+    {"reads": FILE, "write": bytes, "out": path, "threads": 1}
 
 where FILE is JSON: [[path, offset, length], ...]
 

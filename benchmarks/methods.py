@@ -71,7 +71,7 @@ def slim(result: dict[str, Any]) -> dict[str, Any]:
     """Return the medians that the documentation shows."""
     return {
         side: {key: result[side][key] for key in SHOWN if key in result[side]}
-        for side in ("floor", "ours", "peer")
+        for side in ("floor", "threaded", "ours", "peer")
         if side in result
     }
 

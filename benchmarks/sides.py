@@ -85,7 +85,7 @@ class Bench:
             share, how = warm(files), "all inputs read once"
         self.state = {"cached_share": round(share, 3), "mechanism": how}
 
-    def floor(self, method: Method) -> dict[str, Any]:
+    def floor(self, method: Method, threads: int = 1) -> dict[str, Any]:
         """Run the floor once."""
         output = self.work / "floor.bin"
         reads = self.work / "floor-reads.json"
@@ -96,7 +96,7 @@ class Bench:
             "reads": str(reads),
             "write": self.output_bytes,
             "out": str(output),
-            "threads": self.arguments.threads,
+            "threads": threads,
         }
         command: list[str | Path] = [sys.executable, HERE / "floor.py", json.dumps(specification)]
         measured = succeeded("the floor", run(command, self.work / "floor.log"))
@@ -150,14 +150,17 @@ class Bench:
         return dict(json.loads(measured.output.splitlines()[-1]))
 
     def measure(self, method: Method) -> dict[str, Any]:
-        """Run floor, ours and peer in turn, `repeats` times, and return medians of each."""
+        """Run floors, ours and peer in turn, `repeats` times, and return medians of each."""
         recipe = self.recipe(method)
-        runs: dict[str, list[dict[str, Any]]] = {"floor": [], "ours": [], "peer": []}
+        runs: dict[str, list[dict[str, Any]]] = {
+            "floor": [], "threaded": [], "ours": [], "peer": []
+        }  # fmt: skip
         failures = []
         self.clear()  # of an interrupted session
         # In turn, so that a slow minute of a shared machine falls on all three.
         for turn in range(self.arguments.repeats):
             runs["floor"].append(self.floor(method))
+            runs["threaded"].append(self.floor(method, self.arguments.threads))
             try:
                 if self.ours:
                     runs["ours"].append(self.merge_ours(method, recipe))
@@ -224,7 +227,7 @@ def add_arguments(parser: argparse.ArgumentParser, report: str) -> None:
     parser.add_argument(
         "--peer-repeats", type=int, default=sys.maxsize, metavar="N", help="fewer for the peer"
     )
-    parser.add_argument("--threads", type=int, default=2, help="of the floor and of mergeloom")
+    parser.add_argument("--threads", type=int, default=2, help="of ours, and of its floor")
     parser.add_argument("--cold", action="store_true", help="inputs not in the page cache")
     parser.add_argument("--ours", type=Path, default=ROOT / ".venv/bin/mergeloom")
     parser.add_argument("--peer-venv", type=Path, metavar="PATH")

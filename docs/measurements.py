@@ -36,8 +36,8 @@ def costs() -> Iterator[str]:
         yield ""
         yield (
             f"{_where(found)} *engine* is the time from the first read to the last write, as a "
-            "multiple of linear's and of what plain reads and writes of the same bytes take; "
-            "*mergekit* is how many times as long its whole process took as ours."
+            "multiple of linear's and of what plain reads and writes of the same bytes take, in one "
+            "loop and in one on each core; *mergekit* is how many times as long its whole process took as ours."
         )
         yield from ("", *_methods(found["measured"]))
     if grown := measured("sizes"):
@@ -92,14 +92,18 @@ def _where(found: dict[str, Any], size: str = "models of") -> str:
 
 def _methods(results: dict[str, Any]) -> Iterator[str]:
     linear = results.get("linear", {}).get("ours", {}).get("engine")
-    yield "| method | engine / linear's | engine / plain I/O | peak | mergekit | its peak |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield (
+        "| method | engine / linear's | engine / plain I/O | on all cores | peak | mergekit "
+        "| its peak |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     for name, result in results.items():
         ours, peer = result["ours"], result.get("peer")
         cells = [
             f"[{name}](methods/{name}.md)",
             f"{ours['engine'] / linear:.1f}" if linear else "–",
             f"{ours['engine'] / result['floor']['engine']:.1f}",
+            f"{ours['engine'] / result['threaded']['engine']:.1f}",
             f"{ours['peak_rss'] / 1e6:.0f} MB",
             f"{peer['wall'] / ours['wall']:.1f} ×" if peer else "–",
             f"{peer['peak_rss'] / 1e6:.0f} MB" if peer else "–",
