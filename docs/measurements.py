@@ -36,8 +36,9 @@ def costs() -> Iterator[str]:
         yield ""
         yield (
             f"{_where(found)} *engine* is the time from the first read to the last write, as a "
-            "multiple of linear's and of what plain reads and writes of the same bytes take, in one "
-            "loop and in one on each core; *mergekit* is how many times as long its whole process took as ours."
+            "multiple of linear's and of what plain reads and writes of the same bytes take, in "
+            "one loop and in one on each core; *mergekit* is how many times as long its whole "
+            "process took as ours."
         )
         yield from ("", *_methods(found["measured"]))
     if grown := measured("sizes"):
