@@ -16,6 +16,8 @@ from mergeloom.errors import OutputError, Problem
 from mergeloom.planning import Plan, shard_header
 from mergeloom.types import DTYPES
 
+SECONDS_BETWEEN_FLUSHES = 0.2
+
 
 class Sink(Protocol):
     """Takes blocks in any order from any thread."""
@@ -31,6 +33,9 @@ class Sink(Protocol):
 
 class ShardFiles:
     """Output shards whose headers are written and whose space is reserved before the first block.
+
+    A thread of its own flushes what is written to the disk, which has little else to do while
+    blocks are computed: less is left to wait for in the end.
 
     Args:
         plan: decides names, headers and offsets.
@@ -55,6 +60,10 @@ class ShardFiles:
                 _write_at(fd, memoryview(header), 0)
             for job, offset in zip(shard.jobs, shard.offsets, strict=True):
                 self._places[job] = Place(fd, len(header) + offset, plan.jobs[job].dtype)
+        self._closing = threading.Event()
+        self._failure: OSError | None = None
+        self._flushing = threading.Thread(target=self._flush, name="mergeloom-flush", daemon=True)
+        self._flushing.start()
 
     def write(self, job: int, start: int, data: memoryview) -> None:
         """Write one block at its place."""
@@ -71,11 +80,28 @@ class ShardFiles:
         """The file and offset, where files have positioned writes."""
         return self._places[job] if hasattr(os, "pwrite") else None
 
+    def finish(self) -> None:
+        """Stop flushing. Raises OutputError for what failed there: it is told but once."""
+        self._closing.set()
+        self._flushing.join()
+        if self._failure:
+            raise unwritable(self._failure.errno or 0) from self._failure
+
     def close(self) -> None:
         """Close the files; the blocks are the operating system's to keep from here on."""
+        self._closing.set()
+        self._flushing.join()
         for fd in self._files:
             os.close(fd)
         self._files = []
+
+    def _flush(self) -> None:
+        try:
+            while not self._closing.wait(SECONDS_BETWEEN_FLUSHES):
+                for fd in self._files:
+                    os.fsync(fd)
+        except OSError as error:
+            self._failure = error
 
 
 def _reserve(fd: int, size: int, path: Path) -> None:

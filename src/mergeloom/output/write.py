@@ -72,7 +72,9 @@ def _weights(plan: Plan, folder: Path, journal: Journal, settings: Settings) -> 
     fingerprints = {c.label: fingerprint(c) for c in plan.inputs if not c.revision}
     files = ShardFiles(plan, folder, fingerprints, resume=bool(journal.finished))
     try:
-        return run(plan, files, settings, journal.finished, journal.add)
+        report = run(plan, files, settings, journal.finished, journal.add)
+        files.finish()
+        return report
     finally:
         files.close()
 

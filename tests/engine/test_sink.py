@@ -1,0 +1,34 @@
+"""Output files on their way to the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+import pytest
+from models import llama, llama_config, save
+
+import mergeloom
+from mergeloom import OutputError
+from mergeloom.engine import sink
+from mergeloom.engine.sink import ShardFiles
+
+
+def test_what_cannot_be_flushed_while_merging_fails_the_merge(tmp_path, monkeypatch):
+    """The system tells it once: the flush before the folder is moved would not see it again."""
+    save(tmp_path / "A", llama(2), llama_config(2))
+    plan = mergeloom.plan({"merge_method": "passthrough", "models": [str(tmp_path / "A")]})
+    tried = threading.Event()
+
+    def broken(fd):
+        tried.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sink, "SECONDS_BETWEEN_FLUSHES", 0)
+    monkeypatch.setattr(os, "fsync", broken)
+    files = ShardFiles(plan, tmp_path, {}, resume=False)
+    assert tried.wait(60)
+    with pytest.raises(OutputError, match="cannot be written: Input/output error"):
+        files.finish()
+    files.close()
