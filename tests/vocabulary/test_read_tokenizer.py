@@ -129,6 +129,21 @@ def test_other_files_are_converted_by_transformers(sentencepiece_model):
     assert gpt.document["model"]["merges"] in ([["a", "b"]], ["a b"])
 
 
+def test_a_bert_from_before_configs_named_their_kind():
+    """As rxnfp: one fine-tune has a model_type and a map of special tokens, the others do not."""
+    words = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nC\n##l\n"
+    old = read_tokenizer(checkpoint("O", **{"vocab.txt": words}, config_json={"vocab_size": 7}))
+    new = read_tokenizer(
+        checkpoint("N", **{"vocab.txt": words}, config_json={"model_type": "bert"},
+                   special_tokens_map_json={"mask_token": "[MASK]"}, tokenizer_config_json={})
+    )  # fmt: skip
+    assert old.digest != new.digest
+    assert old.kind == new.kind == "WordPiece"
+    assert old.ids == new.ids
+    assert old.same(new)
+    assert old.ids["##l"] == 6
+
+
 def test_code_beside_a_tokenizer_is_not_run(tmp_path):
     mark = tmp_path / "ran"
     evil = read_tokenizer(

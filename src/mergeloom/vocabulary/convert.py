@@ -66,11 +66,24 @@ def _load(folder: Path) -> Any:
     """The tokenizer of a folder that holds no code; nothing is fetched."""
     import transformers
 
-    names = [path.name for path in folder.iterdir()]
     loader: Any = transformers.AutoTokenizer
-    if "config.json" not in names and "tokenizer_config.json" not in names:
-        loader = transformers.PreTrainedTokenizerFast  # nothing says which class
+    if not _names_class(folder):  # as in the first years of transformers
+        only_words = (folder / "vocab.txt").exists()
+        loader = transformers.BertTokenizer if only_words else transformers.PreTrainedTokenizerFast
     return loader.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+
+
+def _names_class(folder: Path) -> bool:
+    """Whether a configuration says what kind of model or tokenizer it is."""
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        try:
+            found = json.loads(path.read_bytes()) if path.exists() else {}
+        except (ValueError, RecursionError):
+            return True  # transformers will say what is wrong with it
+        if isinstance(found, dict) and found.keys() & {"model_type", "tokenizer_class"}:
+            return True
+    return False
 
 
 def _without_code(name: str, content: bytes) -> bytes:
