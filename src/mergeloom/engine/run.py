@@ -27,6 +27,9 @@ from mergeloom.errors import MergeError, MergeloomError, Problem
 from mergeloom.planning import Job, Plan
 from mergeloom.types import DTYPES, numel
 
+READ_AHEAD = 64 << 20
+"""Bytes of the next tensor's inputs that the system is asked to read while one is written."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -97,7 +100,7 @@ class Queue:
     def __init__(
         self, jobs: Iterable[tuple[int, Job]], device: str, seed: int, spare: Spare
     ) -> None:
-        self._jobs = iter(jobs)
+        self._jobs = deque(jobs)
         self._device = device
         self._seed = seed
         self._spare = spare
@@ -126,7 +129,11 @@ class Queue:
             running.left = len(running.spans)
             self._measuring -= phase == running.phases
             self._push(running, phase)
+            upcoming = self._jobs[0][1] if self._jobs else None
             self._changed.notify_all()
+        if upcoming and phase == running.phases:  # the disk has nothing to read in this pass
+            ahead = READ_AHEAD // max(1, _input_bytes(upcoming, 0, 1))
+            _prefetch(upcoming, 0, min(ahead, numel(upcoming.shape)))
 
     def stop(self) -> None:
         """Hand out nothing more."""
@@ -136,10 +143,9 @@ class Queue:
 
     def _start_next(self) -> bool:
         """Put the next job's spans into the queue; False if there is none."""
-        entry = next(self._jobs, None)
-        if entry is None:
+        if not self._jobs:
             return False
-        running = Running(*entry, self._device, self._seed, self._spare)
+        running = Running(*self._jobs.popleft(), self._device, self._seed, self._spare)
         self._measuring += running.phases > 0
         self._push(running, 0)
         return True
@@ -305,8 +311,7 @@ class Worker:
         running = task.running
         start, stop = running.spans[task.span]
         if task.phase == 0:  # later passes find in the system's cache what this one has read
-            for entry in running.job.inputs:
-                entry.view.prefetch(start, stop)
+            _prefetch(running.job, start, stop)
         try:
             if task.writes:
                 self._write(running, task.span, start, stop)
@@ -356,6 +361,11 @@ class Worker:
 def _no_progress(read: int, written: int) -> None:
     """Used when nobody watches."""
     del read, written
+
+
+def _prefetch(job: Job, start: int, stop: int) -> None:
+    for entry in job.inputs:
+        entry.view.prefetch(start, stop)
 
 
 def _input_bytes(job: Job, start: int, stop: int) -> int:

@@ -18,6 +18,19 @@ from mergeloom.types import DTYPES
 
 SECONDS_BETWEEN_FLUSHES = 0.2
 
+try:
+    import resource
+except ImportError:  # Windows
+
+    def _blocks_read() -> int:
+        return 0
+
+else:
+
+    def _blocks_read() -> int:
+        """How often this process has read from a disk; the system's cache does not count."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+
 
 class Sink(Protocol):
     """Takes blocks in any order from any thread."""
@@ -34,8 +47,8 @@ class Sink(Protocol):
 class ShardFiles:
     """Output shards whose headers are written and whose space is reserved before the first block.
 
-    A thread of its own flushes what is written to the disk, which has little else to do while
-    blocks are computed: less is left to wait for in the end.
+    A thread of its own flushes what is written while the disk has nothing to read: less is left to
+    wait for in the end.
 
     Args:
         plan: decides names, headers and offsets.
@@ -96,8 +109,11 @@ class ShardFiles:
         self._files = []
 
     def _flush(self) -> None:
+        before = _blocks_read()
         try:
             while not self._closing.wait(SECONDS_BETWEEN_FLUSHES):
+                if before != (before := _blocks_read()):
+                    continue
                 for fd in self._files:
                     os.fsync(fd)
         except OSError as error:
