@@ -16,6 +16,7 @@ from mergeloom.engine.device import (
 from mergeloom.engine.journal import Finished
 from mergeloom.engine.kernels import make_kernel
 from mergeloom.engine.memory import DEFAULT_MEMORY, Memory, memory_of
+from mergeloom.engine.read_ahead import ReadAhead, input_bytes
 from mergeloom.engine.scratch import Scratch, Spare
 from mergeloom.engine.sink import Sink
 from mergeloom.engine.sizes import (
@@ -26,9 +27,6 @@ from mergeloom.engine.sizes import (
 from mergeloom.errors import MergeError, MergeloomError, Problem
 from mergeloom.planning import Job, Plan
 from mergeloom.types import DTYPES, numel
-
-READ_AHEAD = 64 << 20
-"""Bytes of the next tensor's inputs that the system is asked to read while one is written."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +127,7 @@ class Queue:
             running.left = len(running.spans)
             self._measuring -= phase == running.phases
             self._push(running, phase)
-            upcoming = self._jobs[0][1] if self._jobs else None
             self._changed.notify_all()
-        if upcoming and phase == running.phases:  # the disk has nothing to read in this pass
-            ahead = READ_AHEAD // max(1, _input_bytes(upcoming, 0, 1))
-            _prefetch(upcoming, 0, min(ahead, numel(upcoming.shape)))
 
     def stop(self) -> None:
         """Hand out nothing more."""
@@ -190,10 +184,11 @@ def run(
     threads = _threads(memory, settings)
     spare = Spare(*memory.spare(threads, settings.max_memory))
     queue = Queue(jobs, device, plan.seed, spare)
+    ahead = ReadAhead([job for _, job in jobs])
     failures: list[BaseException] = []
 
     def work() -> None:
-        worker = Worker(queue, sink, settings)
+        worker = Worker(queue, ahead, sink, settings)
         try:
             while task := queue.take():
                 take_one_torch_thread()
@@ -207,7 +202,7 @@ def run(
             queue.stop()
 
     started = time.perf_counter()
-    with one_torch_thread():
+    with ahead, one_torch_thread():
         _run_workers(work, threads, queue)
     report.seconds = time.perf_counter() - started
     if failures:
@@ -300,8 +295,9 @@ def _check_finite(plan: Plan, tensor: Finished, settings: Settings) -> None:
 class Worker:
     """One thread's hands: its scratch memory and what it does with a span."""
 
-    def __init__(self, queue: Queue, sink: Sink, settings: Settings) -> None:
+    def __init__(self, queue: Queue, ahead: ReadAhead, sink: Sink, settings: Settings) -> None:
         self._queue = queue
+        self._ahead = ahead
         self._sink = sink
         self._progress = settings.progress or _no_progress
         self._scratch = Scratch()
@@ -311,7 +307,7 @@ class Worker:
         running = task.running
         start, stop = running.spans[task.span]
         if task.phase == 0:  # later passes find in the system's cache what this one has read
-            _prefetch(running.job, start, stop)
+            self._ahead.taken(input_bytes(running.job, start, stop))
         try:
             if task.writes:
                 self._write(running, task.span, start, stop)
@@ -329,7 +325,7 @@ class Worker:
         with running.lock:
             kernel.absorb(task.phase, task.span, part)
         if kernel.reads_all(task.phase):
-            self._progress(_input_bytes(running.job, start, stop), 0)
+            self._progress(input_bytes(running.job, start, stop), 0)
 
     def _write(self, running: Running, span: int, start: int, stop: int) -> None:
         bad = 0
@@ -343,7 +339,7 @@ class Worker:
         with running.lock:
             running.nonfinite += bad
         size = DTYPES[running.job.dtype].bytes
-        self._progress(_input_bytes(running.job, start, stop), (stop - start) * size)
+        self._progress(input_bytes(running.job, start, stop), (stop - start) * size)
 
     def _finish(self, task: Task) -> Finished | None:
         running = task.running
@@ -361,15 +357,6 @@ class Worker:
 def _no_progress(read: int, written: int) -> None:
     """Used when nobody watches."""
     del read, written
-
-
-def _prefetch(job: Job, start: int, stop: int) -> None:
-    for entry in job.inputs:
-        entry.view.prefetch(start, stop)
-
-
-def _input_bytes(job: Job, start: int, stop: int) -> int:
-    return sum((stop - start) * DTYPES[i.view.dtype].bytes for i in job.inputs)
 
 
 def _located(job: Job, error: Exception) -> Problem:
