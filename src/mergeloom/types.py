@@ -246,12 +246,17 @@ class Recipe:
 
     def line(self, where: str) -> int | None:
         """The line of a recipe path, or of its nearest parent that has one."""
-        while where:
-            if where in self.lines:
-                return self.lines[where]
-            cut = max(where.rfind("."), where.rfind("["))
-            where = where[:cut] if cut > 0 else ""
-        return None
+        return line_of(self.lines, where)
+
+
+def line_of(lines: Mapping[str, int], where: str) -> int | None:
+    """The line of a recipe path, or of its nearest parent that has one."""
+    while where:
+        if where in lines:
+            return lines[where]
+        cut = max(where.rfind("."), where.rfind("["))
+        where = where[:cut] if cut > 0 else ""
+    return None
 
 
 # --- checkpoint -------------------------------------------------------------------------------

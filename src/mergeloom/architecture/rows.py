@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from mergeloom.errors import CheckpointError, MergeloomError, Problems, nearest
 from mergeloom.recipe.yaml_reader import Document, join, read_documents
+from mergeloom.types import line_of
 
 BUILT_IN = Path(__file__).with_name("exceptions.yml")
 MAX_BYTES = 1 << 20
@@ -200,11 +201,8 @@ class _Reader:
         return {}
 
     def _wrong(self, path: str, message: str) -> None:
-        lines, place = self.document.lines, path
-        while place and place not in lines:
-            cut = max(place.rfind("."), place.rfind("["))
-            place = place[:cut] if cut > 0 else ""
-        self.problems.error(f"{self.title}: {path}", message, line=lines.get(place))
+        line = line_of(self.document.lines, path)
+        self.problems.error(f"{self.title}: {path}", message, line=line)
 
 
 KEYS: Mapping[str, tuple[str, Callable[[_Reader, Any, str], Any]]] = {

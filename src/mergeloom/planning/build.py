@@ -157,15 +157,10 @@ def _plan(
 def _method(recipe: Recipe) -> Method:
     if recipe.merge_method in METHODS:
         return METHODS[recipe.merge_method]
-    problems = Problems()
     near = nearest(recipe.merge_method, METHODS)
-    problems.error(
-        "merge_method",
-        f"unknown method {recipe.merge_method!r}" + (f", {near}" if near else ""),
-        f"Known methods: {', '.join(METHODS)}",
-        recipe.line("merge_method"),
-    )
-    raise RecipeError(problems.errors)
+    message = f"unknown method {recipe.merge_method!r}" + (f", {near}" if near else "")
+    hint = f"Known methods: {', '.join(METHODS)}"
+    raise RecipeError(Problem("merge_method", message, hint, recipe.line("merge_method")))
 
 
 def _check_parts(

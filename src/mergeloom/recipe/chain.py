@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mergeloom.errors import Problems, RecipeError
+from mergeloom.errors import Problem, Problems, RecipeError
 from mergeloom.recipe.words import nearest_word
 from mergeloom.types import ModelReference, Recipe
 
@@ -81,9 +81,7 @@ def _visit(
         start = next(i for i, one in enumerate(path) if one is recipe)
         names = [str(one.name) for one in path[start:]] + [str(recipe.name)]
         message = f"the documents need each other in a circle: {' → '.join(names)}"
-        problems = Problems()
-        problems.error("name", message, line=recipe.line("name"))
-        problems.raise_errors(RecipeError)
+        raise RecipeError(Problem("name", message, line=recipe.line("name")))
     for reference in (*recipe.models(), *recipe.lenders()):
         if reference.path in by_name and reference.path != recipe.name:
             _visit(by_name[reference.path], by_name, done, [*path, recipe])

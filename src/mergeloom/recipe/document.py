@@ -8,7 +8,7 @@ from typing import Any
 
 from mergeloom.errors import Problems
 from mergeloom.recipe.levels import Declarations, SettingsReader
-from mergeloom.recipe.messages import line_of, validated
+from mergeloom.recipe.messages import validated
 from mergeloom.recipe.parameters import MethodWords
 from mergeloom.recipe.references import parse_reference
 from mergeloom.recipe.schema import TOP_LEVEL_KEYS, Model, OutputSlice, RecipeFile, Token
@@ -23,6 +23,7 @@ from mergeloom.types import (
     Slice,
     TokenizerSettings,
     TokenSetting,
+    line_of,
 )
 
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from mergeloom.errors import Problems
-from mergeloom.recipe.messages import line_of
 from mergeloom.recipe.parameters import (
     EMBED_SLERP,
     FAMILIAR_PARAMETERS,
@@ -22,7 +21,7 @@ from mergeloom.recipe.schema import TOP_LEVEL_KEYS
 from mergeloom.recipe.settings import NO_VALUE, SettingError, parse_setting
 from mergeloom.recipe.words import nearest_match, nearest_word
 from mergeloom.recipe.yaml_reader import join
-from mergeloom.types import Setting, Settings
+from mergeloom.types import Setting, Settings, line_of
 
 # The parameters of an entry of models or sources, and those given by model.
 _PER_MODEL = re.compile(r"(^|\.)(models|sources)\[\d+\]\.parameters\.|^input_model_parameters\.")

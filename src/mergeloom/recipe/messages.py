@@ -10,6 +10,7 @@ from mergeloom.recipe.schema import TOP_LEVEL_KEYS, RecipeFile, level_of
 from mergeloom.recipe.structure import Mistake, Place
 from mergeloom.recipe.words import nearest_match
 from mergeloom.recipe.yaml_reader import join
+from mergeloom.types import line_of
 
 
 def path_of(place: Iterable[str | int]) -> str:
@@ -18,16 +19,6 @@ def path_of(place: Iterable[str | int]) -> str:
     for key in place:
         path = join(path, key)
     return path
-
-
-def line_of(lines: Mapping[str, int], where: str) -> int | None:
-    """The line of a recipe path, or of its nearest parent that has one."""
-    while where:
-        if where in lines:
-            return lines[where]
-        cut = max(where.rfind("."), where.rfind("["))
-        where = where[:cut] if cut > 0 else ""
-    return None
 
 
 def validated(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from mergeloom.errors import Problems, RecipeError
+from mergeloom.errors import Problem, Problems, RecipeError
 from mergeloom.recipe.yaml_errors import syntax_problem
 
 MAX_NODES = 200_000
@@ -80,14 +80,7 @@ def read_documents(text: str) -> list[Document]:
     filled = [i for i, document in enumerate(documents) if document.data is not None]
     starts = [roots[i][1] for i in filled]
     return [
-        Document(
-            documents[i].data,
-            documents[i].lines,
-            documents[i].helpers,
-            _own_text(text, starts, place),
-            documents[i].line,
-        )
-        for place, i in enumerate(filled)
+        replace(documents[i], text=_own_text(text, starts, place)) for place, i in enumerate(filled)
     ]
 
 
@@ -168,9 +161,10 @@ def _refuse_bombs(roots: list[Node]) -> None:
 
     def size(node: Node, depth: int) -> int:
         if id(node) in open_nodes:
-            raise RecipeError(_problem(node, "an alias contains itself"))
+            raise RecipeError(Problem("", "an alias contains itself", line=_line(node)))
         if depth > MAX_DEPTH:
-            raise RecipeError(_problem(node, f"nested more than {MAX_DEPTH} levels deep"))
+            message = f"nested more than {MAX_DEPTH} levels deep"
+            raise RecipeError(Problem("", message, line=_line(node)))
         if id(node) not in sizes:
             open_nodes.add(id(node))
             sizes[id(node)] = 1 + sum(size(child, depth + 1) for child in _children(node))
@@ -179,13 +173,7 @@ def _refuse_bombs(roots: list[Node]) -> None:
 
     if sum(size(root, 0) for root in roots) > MAX_NODES:
         message = f"the aliases of this file stand for more than {MAX_NODES:,} values"
-        raise RecipeError(_problem(None, message))
-
-
-def _problem(node: Node | None, message: str) -> Any:
-    problems = Problems()
-    problems.error("", message, line=None if node is None else _line(node))
-    return problems.errors
+        raise RecipeError(message)
 
 
 def _build(loader: _Loader, root: Node, problems: Problems) -> Document:
