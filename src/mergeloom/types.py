@@ -160,6 +160,12 @@ class TokenSetting:
 Missing = Literal["peers", "subword", "mean", "zero"]
 """What a model that lacks a token gets for its row; see ``vocabulary.rows``."""
 
+UnionMode = Literal["merge", "added_only", "vocab_only"]
+"""How a union takes in the other models' regular tokens; see ``vocabulary.union``."""
+
+Tie = Literal["keep", "force", "break"]
+"""Whether the output's head is its input embedding."""
+
 
 @dataclass(frozen=True)
 class TokenizerSettings:
@@ -171,7 +177,7 @@ class TokenizerSettings:
     source: str | ModelReference
     tokens: Mapping[str, TokenSetting] = field(default_factory=dict)
     pad_to_multiple_of: int | None = None
-    union_mode: str | None = None
+    union_mode: UnionMode | None = None
     missing: Missing | None = None
     where: str = "tokenizer"
 
@@ -208,7 +214,7 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     tokenizer: TokenizerSettings | None = None
     chat_template: str | ModelReference | None = None
-    tie: str = "keep"
+    tie: Tie = "keep"
     text: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
     chain: tuple[Recipe, ...] = ()

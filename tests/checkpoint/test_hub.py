@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from mergeloom.checkpoint import fetch, fingerprint, identity
+from mergeloom.checkpoint import fetch, fingerprint
 from mergeloom.errors import CheckpointError
 from mergeloom.types import ModelReference
 
@@ -81,7 +81,7 @@ def test_headers_come_without_weights_and_only_needed_weights_come(hub, tmp_path
         assert (checkpoint.root / name).read_bytes() == data
     assert {v[2] for v in checkpoint.fetch.values()} == {n for n in sharded() if "-of-" in n}
     with pytest.raises(CheckpointError, match="cannot be read"):
-        identity(checkpoint)
+        fingerprint(checkpoint)
 
     view = checkpoint.tensors["layers.3.w"]
     fetch(checkpoint, [*view.files, *view.files, tmp_path / "other"])

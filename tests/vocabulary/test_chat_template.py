@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from mergeloom.errors import CheckpointError, RecipeError
-from mergeloom.recipe.fields import CHAT_TEMPLATES
+from mergeloom.recipe.fields import BUILT_IN_TEMPLATES
 from mergeloom.types import Checkpoint, ModelReference
 from mergeloom.vocabulary.chat_template import (
-    BUILT_IN,
     Template,
     read_template,
     resolve_template,
@@ -115,13 +114,14 @@ def applied(tokenizer, text: str, messages: list[dict[str, str]], prompt: bool) 
 
 def test_the_recipe_and_the_package_know_the_same_names():
     folder = files("mergeloom.vocabulary") / "templates"
-    assert ("auto", *BUILT_IN) == CHAT_TEMPLATES
-    assert sorted(f.name for f in folder.iterdir()) == [f"{name}.jinja" for name in BUILT_IN]
+    assert sorted(f.name for f in folder.iterdir()) == [
+        f"{name}.jinja" for name in BUILT_IN_TEMPLATES
+    ]
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", BUILT_IN_TEMPLATES)
 def test_a_built_in_template_prints_the_published_format(name, tokenizer):
-    found = resolve_template(name, [], base=0)
+    found = resolve_template(name, [])
     assert found is not None
     assert (found.origin, found.model) == (f"built-in {name}", None)
     long, short = PUBLISHED[name]
@@ -131,7 +131,7 @@ def test_a_built_in_template_prints_the_published_format(name, tokenizer):
 
 @pytest.mark.parametrize("name", ["mistral", "alpaca"])
 def test_a_format_without_a_place_for_a_role_says_so(name, tokenizer):
-    found = resolve_template(name, [], base=0)
+    found = resolve_template(name, [])
     with pytest.raises(Exception, match="After an optional system message"):
         applied(tokenizer, found.text, [FIRST, {"role": "tool", "content": "5"}], True)
 
@@ -140,32 +140,32 @@ def test_a_format_without_a_place_for_a_role_says_so(name, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("texts", "base", "winner"),
+    ("texts", "winner"),
     [
-        ((None, TALK + "1"), 0, 1),  # the base has none
-        ((TALK + "1", TALK + "2", TALK + "2"), 0, 1),  # most frequent, against the base
-        ((TALK + "1", TALK + "2"), 1, 1),  # a tie is the base's
-        ((TALK + "1", TALK + "2", None), 2, 0),  # a tie without the base: in order
-        ((TALK + "1", TALK + "2", f"\n{TALK}2 \n", TALK + "1"), 2, 2),  # blanks around do not count
-        (("  \n", TALK + "1"), 0, 1),  # and alone are no template
+        ((None, TALK + "1"), 1),  # the base has none
+        ((TALK + "1", TALK + "2", TALK + "2"), 1),  # most frequent, against the base
+        ((TALK + "1", TALK + "2", None), 0),  # a tie is the first one's, which is the base
+        ((TALK + "1", TALK + "2", f"\n{TALK}2 \n", TALK + "1"), 0),
+        ((TALK + "1", TALK + "2", f"\n{TALK}2 \n"), 1),  # blanks around do not count
+        (("  \n", TALK + "1"), 1),  # and alone are no template
     ],
 )
-def test_auto(texts, base, winner):
-    found = resolve_template("auto", templates(*texts), base=base)
+def test_auto(texts, winner):
+    found = resolve_template("auto", templates(*texts))
     assert found == Template(texts[winner], f"m{winner}", winner)
 
 
 def test_auto_without_any_template():
-    assert resolve_template("auto", templates(None, " "), base=0) is None
+    assert resolve_template("auto", templates(None, " ")) is None
 
 
 def test_a_model_a_text_and_what_is_neither():
     inputs = templates(TALK, None)
-    found = resolve_template(ModelReference("m0"), inputs, base=1)
+    found = resolve_template(ModelReference("m0"), inputs)
     assert found == Template(TALK, "m0", 0)
-    assert resolve_template(TALK, inputs, base=0) == Template(TALK, "the recipe")
+    assert resolve_template(TALK, inputs) == Template(TALK, "the recipe")
     long = "{# " + "x" * 5000 + " #}" + TALK  # longer than any file name
-    assert resolve_template(long, inputs, base=0) == Template(long, "the recipe")
+    assert resolve_template(long, inputs) == Template(long, "the recipe")
     names = "auto, alpaca, chatml, exaone, llama3, mistral"
     for setting, said in {
         "chatmll": f"'chatmll' is no Jinja text and not one of {names}, did you mean chatml?",
@@ -177,10 +177,10 @@ def test_a_model_a_text_and_what_is_neither():
         "closed is 'for'.",
     }.items():
         with pytest.raises(RecipeError) as error:
-            resolve_template(setting, inputs, base=0, line=7)
+            resolve_template(setting, inputs, line=7)
         assert str(error.value) == f"chat_template (line 7): {said}"
     with pytest.raises(RecipeError) as error:
-        resolve_template("auto", templates("{{ 1 / 0 }}"), base=0)
+        resolve_template("auto", templates("{{ 1 / 0 }}"))
     assert "line 1 of the template of m0: it cannot be rendered: division" in str(error.value)
 
 
@@ -360,7 +360,9 @@ def test_a_template_cannot_take_the_machine(case):
 
 def test_needed_tokens():
     assert needed_tokens(TALK) == ()
-    assert {name: needed_tokens(resolve_template(name, [], base=0).text) for name in BUILT_IN} == {
+    assert {
+        name: needed_tokens(resolve_template(name, []).text) for name in BUILT_IN_TEMPLATES
+    } == {
         "alpaca": (),
         "chatml": ("<|im_start|>", "<|im_end|>"),
         "exaone": ("[|system|]", "[|endofturn|]", "[|assistant|]", "[|user|]"),

@@ -215,7 +215,6 @@ def test_other_preparation_of_text_leaves_regular_tokens_out(change, reason):
     tokenizers = [read("A", base), read("B", other)]
     found = output_vocabulary(tokenizers, [9, 9], "union")
     assert dict(found.ids) == {"a": 0, "<y>": 1}
-    assert dict(found.union_mode) == {"B": "added_only"}
     assert found.warnings == (
         f"B and A prepare text differently: {reason}; only the added tokens of B are taken, not 1 "
         "token (b)",

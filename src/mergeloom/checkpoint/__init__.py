@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mergeloom.checkpoint.fingerprint import alike, fingerprint, identity
+from mergeloom.checkpoint.fingerprint import alike, fingerprint
 from mergeloom.checkpoint.open import open_checkpoint
 from mergeloom.checkpoint.open_files import close_files
 from mergeloom.checkpoint.rearranged import rearrange
@@ -22,7 +22,6 @@ __all__ = [
     "close_files",
     "fetch",
     "fingerprint",
-    "identity",
     "natural",
     "open_checkpoint",
     "rearrange",

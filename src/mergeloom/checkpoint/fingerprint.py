@@ -1,4 +1,4 @@
-"""Recognising a checkpoint again: by a sample of its content, or by its files' times."""
+"""Recognising weights again by a sample of their content."""
 
 from __future__ import annotations
 
@@ -64,22 +64,6 @@ def _places(start: int, size: int) -> list[int]:
     if size - start <= _SAMPLES * _SAMPLE:
         return list(range(start, size, _SAMPLE))
     return [start + n * (size - start - _SAMPLE) // (_SAMPLES - 1) for n in range(_SAMPLES)]
-
-
-def identity(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
-    """Weight file → (bytes, modification time in ns): a cheap look whether an input changed.
-
-    Raises:
-        CheckpointError: a weight file is not on disk.
-    """
-    found = {}
-    for path in dict.fromkeys(p for view in checkpoint.tensors.values() for p in view.files):
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-        found[relative(path, checkpoint.root)] = (status.st_size, status.st_mtime_ns)
-    return dict(sorted(found.items()))
 
 
 def alike(one: View, other: View) -> bool:

@@ -58,8 +58,8 @@ def _totals(plan: Plan) -> Iterator[str]:
     if plan.vocabulary:
         yield from _vocabulary(plan.vocabulary)
     threads, peak = _peak(plan)
-    count = sum(job.nbytes // DTYPES[job.dtype].bytes for job in plan.jobs)
-    yield f"{len(plan.jobs)} tensors, {count:,} parameters; config and side files of {plan.donor}"
+    sizes = f"{len(plan.jobs)} tensors, {plan.parameter_count:,} parameters"
+    yield f"{sizes}; config and side files of {plan.donor}"
     yield f"reads {show_size(plan.bytes_in)}, writes {show_size(plan.bytes_out)} in " + (
         f"{len(plan.shards)} files" if len(plan.shards) > 1 else "1 file"
     )

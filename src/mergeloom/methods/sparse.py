@@ -176,4 +176,5 @@ dtype: bfloat16
     )(formula)  # fmt: skip
 
 
-METHODS_OF_TABLE = tuple(_register(row) for row in TABLE)
+for _row in TABLE:
+    _register(_row)

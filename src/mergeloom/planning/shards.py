@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergeloom.planning.plan import Job, Shard
-from mergeloom.types import DTYPES
+from mergeloom.types import DTYPES, numel
 
 HEADER_ALIGNMENT = 8
 
@@ -70,12 +70,8 @@ def index(shards: Sequence[Shard], jobs: Sequence[Job]) -> str | None:
     content = {
         "metadata": {
             "total_size": sum(part.data_bytes for part in shards),
-            "total_parameters": sum(_elements(job) for job in jobs),
+            "total_parameters": sum(numel(job.shape) for job in jobs),
         },
         "weight_map": {job.name: placed[job.name] for job in jobs},
     }
     return json.dumps(content, indent=2) + "\n"
-
-
-def _elements(job: Job) -> int:
-    return job.nbytes // DTYPES[job.dtype].bytes

@@ -108,18 +108,22 @@ def _template(recipe: Recipe, models: Models, problems: Problems) -> Template | 
         return None
     from mergeloom.vocabulary.chat_template import resolve_template
 
-    lender = (setting,) if isinstance(setting, ModelReference) else ()
-    references = dict.fromkeys((*recipe.models(), *lender))
-    inputs = [(str(r), models[r].checkpoint) for r in references]
+    inputs = [(str(r), models[r].checkpoint) for r in _with_templates(recipe)]
     line = recipe.line("chat_template")
     try:
-        found = resolve_template(setting, inputs, base=0, line=line)
+        found = resolve_template(setting, inputs, line=line)
     except MergeloomError as error:
         problems.errors += error.problems
         return None
     if found is None:
         problems.warn("chat_template", "no model of this merge has one; none is written", line=line)
     return found
+
+
+def _with_templates(recipe: Recipe) -> tuple[ModelReference, ...]:
+    """The models whose chat templates can be taken, as ``Template.model`` counts them."""
+    named = (recipe.chat_template,) if isinstance(recipe.chat_template, ModelReference) else ()
+    return tuple(dict.fromkeys((*recipe.models(), *named)))
 
 
 def _warn_of_missing_tokens(
@@ -170,9 +174,8 @@ def _generation(
         return content if owner != models.donor_reference else None
     document = _translated(before, GENERATION, owner, decided, problems)
     if template and template.model is not None:
-        lender = (recipe.chat_template,) if isinstance(recipe.chat_template, ModelReference) else ()
-        references = tuple(dict.fromkeys((*recipe.models(), *lender)))
-        _add_stops(document, models[references[template.model]].checkpoint, decided)
+        lender = models[_with_templates(recipe)[template.model]]
+        _add_stops(document, lender.checkpoint, decided)
     if document == before:
         return content if owner != models.donor_reference else None
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from mergeloom.recipe.references import parse_reference
 from mergeloom.recipe.settings import pattern_problem
 from mergeloom.recipe.words import kind_of, nearest_word, shown
-from mergeloom.types import ARITHMETIC_DTYPES, DTYPES, DTYPES_BY_TORCH_NAME, ModelReference, Renames
+from mergeloom.types import (
+    ARITHMETIC_DTYPES,
+    DTYPES,
+    DTYPES_BY_TORCH_NAME,
+    Missing,
+    ModelReference,
+    Renames,
+    Tie,
+    UnionMode,
+)
 
-UNION_MODES = ("merge", "added_only", "vocab_only")
-TIES = ("keep", "force", "break")
-MISSING = ("peers", "subword", "mean", "zero")
+UNION_MODES: tuple[str, ...] = get_args(UnionMode)
+TIES: tuple[str, ...] = get_args(Tie)
+MISSING: tuple[str, ...] = get_args(Missing)
 LARGEST_PADDING = 65536
-CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
+BUILT_IN_TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")
+"""The chat templates that come with the package, in ``vocabulary/templates``."""
+CHAT_TEMPLATES = ("auto", *BUILT_IN_TEMPLATES)
 DTYPE_NAMES: Mapping[str, str] = {
     "bfloat16": "BF16",
     "bf16": "BF16",

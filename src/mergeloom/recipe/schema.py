@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from mergeloom.recipe import fields
 from mergeloom.recipe.references import parse_reference
 from mergeloom.recipe.structure import Level, key, named, one, optional, scalar, several, shared
-from mergeloom.types import Missing, ModelReference, Renames
+from mergeloom.types import Missing, ModelReference, Renames, Tie, UnionMode
 
 
 def _as_written(value: Any) -> Any:
@@ -108,7 +108,7 @@ class Tokenizer(Level):
         named(optional(one(Token), empty={})), "Tokens whose embedding is chosen by hand."
     )
     pad_to_multiple_of: int | None = key(PADDING, "Round the vocabulary size up.")
-    union_mode: str | None = key(
+    union_mode: UnionMode | None = key(
         UNION_MODE, "How a union takes in ordinary tokens of other models. Default merge."
     )
     missing: Missing | None = key(
@@ -148,7 +148,7 @@ class RecipeFile(Level):
     chat_template: str | ModelReference | None = key(
         TEMPLATE, "auto, a built-in name, a Jinja text, or {model: ...}."
     )
-    tie: str | None = key(
+    tie: Tie | None = key(
         TIE,
         "Output head and input embedding: keep (one tensor when all models are tied), "
         "force (always one), break (always two). Default keep.",

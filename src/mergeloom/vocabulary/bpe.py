@@ -20,12 +20,10 @@ class Rules:
 
     Args:
         rules: the anchor's rules, then those of the others, then the joining ones.
-        joining: how many were made to reach pieces that the rules of both do not reach.
         unreached: pieces that no text gives as one token, in ascending donor order.
     """
 
     rules: tuple[Rule, ...]
-    joining: int
     unreached: tuple[str, ...]
 
 
@@ -89,8 +87,7 @@ def carried_rules(
     for _, rules, _ in donors:
         known.update(dict.fromkeys(known_rules(rules, vocab, prefix)))
     if prefix or anchor.get("end_of_word_suffix"):
-        return Rules(tuple(known), 0, ())  # a piece is then not the text it stands for
-    before = len(known)
+        return Rules(tuple(known), ())  # a piece is then not the text it stands for
     unreached: list[str] = []
     for model, rules, tokens in donors:
         cut = _cut([t for t in tokens if len(t) > 1], vocab, known, anchor)
@@ -108,7 +105,7 @@ def carried_rules(
             known.update(new)
             cut = _cut(list(cut), vocab, known, anchor)
         unreached += cut
-    return Rules(tuple(known), len(known) - before, tuple(unreached))
+    return Rules(tuple(known), tuple(unreached))
 
 
 def _cut(

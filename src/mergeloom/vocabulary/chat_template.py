@@ -10,11 +10,10 @@ from importlib.resources import files
 from typing import Any
 
 from mergeloom.errors import CheckpointError, Problem, RecipeError, nearest
+from mergeloom.recipe.fields import BUILT_IN_TEMPLATES, CHAT_TEMPLATES
 from mergeloom.types import Checkpoint, ModelReference
 from mergeloom.vocabulary.template_check import check_template
 
-BUILT_IN = ("alpaca", "chatml", "exaone", "llama3", "mistral")
-"""The templates that come with the package, in ``templates``."""
 TEMPLATE_HOLDERS = ("tokenizer_config.json", "chat_template.json", "processor_config.json")
 """The JSON files that may hold a template under the key ``chat_template``, in order of use."""
 _FILE = "chat_template.jinja"
@@ -40,7 +39,6 @@ def resolve_template(
     setting: str | ModelReference,
     inputs: Sequence[tuple[str, Checkpoint]],
     *,
-    base: int,
     line: int | None = None,
 ) -> Template | None:
     """The template that a recipe's ``chat_template`` asks for, checked.
@@ -48,21 +46,20 @@ def resolve_template(
     Args:
         setting: ``auto``, the name of a built-in, a Jinja text (at least 20 characters with a
             ``{``), or the model whose template is taken.
-        inputs: label and checkpoint of every input in the order of the recipe, with the model of
-            ``setting`` if that is not an input.
-        base: index of the input whose template wins a tie.
+        inputs: label and checkpoint of every input, the base first, then in the order of the
+            recipe, with the model of ``setting`` if that is not an input.
         line: of the setting in the recipe.
 
     Returns:
-        For ``auto`` the most frequent template, and of several the base's or else the first in
-        order; None if no input has one.
+        For ``auto`` the most frequent template, and of several the first in the order of the
+        inputs; None if no input has one.
 
     Raises:
         RecipeError: the setting means nothing, or the template does not work.
         CheckpointError: a file of an input cannot be read.
     """
     try:
-        found = _chosen(setting, inputs, base)
+        found = _chosen(setting, inputs)
         if found is not None:
             given = found.origin == "the recipe"
             check_template(
@@ -75,20 +72,19 @@ def resolve_template(
 
 
 def _chosen(
-    setting: str | ModelReference, inputs: Sequence[tuple[str, Checkpoint]], base: int
+    setting: str | ModelReference, inputs: Sequence[tuple[str, Checkpoint]]
 ) -> Template | None:
     if isinstance(setting, ModelReference):
         return _of_model(str(setting), inputs)
     name = setting.strip()
     if name == "auto":
-        return _most_frequent(inputs, base)
-    if name in BUILT_IN:
+        return _most_frequent(inputs)
+    if name in BUILT_IN_TEMPLATES:
         return Template(_built_in(name), f"built-in {name}")
     if len(setting) >= 20 and "{" in setting:
         return Template(setting, "the recipe")
-    known = ("auto", *BUILT_IN)
-    message = f"{setting!r} is no Jinja text and not one of {', '.join(known)}"
-    near = nearest(name, known)
+    message = f"{setting!r} is no Jinja text and not one of {', '.join(CHAT_TEMPLATES)}"
+    near = nearest(name, CHAT_TEMPLATES)
     raise RecipeError(Problem("chat_template", f"{message}, {near}" if near else message))
 
 
@@ -102,22 +98,18 @@ def _of_model(label: str, inputs: Sequence[tuple[str, Checkpoint]]) -> Template:
             text = read_template(checkpoint)
             if text is not None:
                 return Template(text, label, i)
-            hint = f"The built-in ones are {', '.join(BUILT_IN)}."
+            hint = f"The built-in ones are {', '.join(BUILT_IN_TEMPLATES)}."
             raise RecipeError(Problem("chat_template", f"{label} has no chat template", hint))
     message = f"{label} is not a model of this merge"
     near = nearest(label, [name for name, _ in inputs])
     raise RecipeError(Problem("chat_template", f"{message}, {near}" if near else message))
 
 
-def _most_frequent(inputs: Sequence[tuple[str, Checkpoint]], base: int) -> Template | None:
+def _most_frequent(inputs: Sequence[tuple[str, Checkpoint]]) -> Template | None:
     texts = [read_template(checkpoint) for _, checkpoint in inputs]
     counts = Counter(text.strip() for text in texts if text is not None)
-    if not counts:
-        return None
-    most = max(counts.values())
-    order = [base, *(i for i in range(len(inputs)) if i != base)]
-    for i in order:
-        text = texts[i]
+    most = max(counts.values(), default=0)
+    for i, text in enumerate(texts):
         if text is not None and counts[text.strip()] == most:
             return Template(text, inputs[i][0], i)
     return None

@@ -117,10 +117,6 @@ class Tokenizer:
         """The parsed special_tokens_map.json, empty if there is none."""
         return _object(self, "special_tokens_map.json")
 
-    def same(self, other: Tokenizer) -> bool:
-        """Whether both map the same tokens to the same ids."""
-        return self.digest == other.digest or self.ids == other.ids
-
     def conflicts(self, other: Tokenizer) -> int:
         """How many ids both use for different tokens."""
         if self.digest == other.digest:

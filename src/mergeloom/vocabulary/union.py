@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from mergeloom.errors import CheckpointError, Problem, RecipeError
+from mergeloom.types import UnionMode
 from mergeloom.vocabulary import bpe, unigram
 from mergeloom.vocabulary.document import required_tokens, with_tokens, without_tokens
 from mergeloom.vocabulary.pipeline import differences, splits_words
 from mergeloom.vocabulary.tokenizer import AddedToken, Tokenizer
 
-UNION_MODES = ("merge", "added_only", "vocab_only")
 OF_THE_RECIPE = -1
 """Stands for the recipe where a token's donor is an index of a tokenizer."""
 
@@ -51,7 +51,6 @@ class OutputVocabulary:
         added: the added tokens of the output, in ascending id.
         conflicts: added tokens that the tokenizers define differently.
         dropped: tokens of the donor beyond the embedding rows of every model that has them.
-        union_mode: label → the mode in which its regular tokens came in, for a union.
         warnings: sentences for the user.
     """
 
@@ -62,7 +61,6 @@ class OutputVocabulary:
     added: tuple[AddedToken, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     dropped: tuple[str, ...] = ()
-    union_mode: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -95,7 +93,7 @@ def output_vocabulary(
     source: int | Literal["union"],
     *,
     tokens: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    union_mode: str = "merge",
+    union_mode: UnionMode = "merge",
     where: str = "tokenizer",
 ) -> OutputVocabulary:
     """Decide the tokens and ids of the output.
@@ -120,7 +118,7 @@ def output_vocabulary(
     index = 0 if source == "union" else source
     anchor = tokenizers[index]
     draft, dropped = _start(tokenizers, rows, index, tokens)
-    modes: dict[int, str] = {}
+    modes: dict[int, UnionMode] = {}
     if source == "union":
         # Equal files have equal tokens at equal ids: there is nothing to take from them.
         others = [i for i, t in enumerate(tokenizers) if t.digest != anchor.digest]
@@ -146,7 +144,6 @@ def output_vocabulary(
         added=tuple(sorted(draft.added.values(), key=lambda t: (t.id, t.content))),
         conflicts=tuple(draft.conflicts),
         dropped=tuple(dropped),
-        union_mode={tokenizers[i].label: mode for i, mode in modes.items()},
         warnings=tuple(draft.warnings),
     )
 
@@ -208,9 +205,9 @@ def _modes(
     rows: Sequence[int],
     others: Sequence[int],
     draft: _Draft,
-    wanted: str,
+    wanted: UnionMode,
     where: str,
-) -> dict[int, str]:
+) -> dict[int, UnionMode]:
     """How the regular tokens of each other tokenizer come in; refuses what cannot be united."""
     anchor, problems = tokenizers[0], []
     modes = dict.fromkeys(others, wanted)
@@ -297,7 +294,7 @@ def _document(
     index: int,
     draft: _Draft,
     dropped: Mapping[str, int],
-    modes: Mapping[int, str],
+    modes: Mapping[int, UnionMode],
     where: str,
 ) -> dict[str, Any]:
     """The donor's tokenizer.json with what goes and what comes."""
