@@ -242,12 +242,9 @@ class Recipe:
 
     def lenders(self) -> tuple[ModelReference, ...]:
         """Models that are not merged, but lend a tokenizer, single rows or a chat template."""
-        found: list[object] = [self.chat_template]
-        if self.tokenizer:
-            found = [self.tokenizer.source, *(t.model for t in self.tokenizer.tokens.values())]
-            found.append(self.chat_template)
-        lent = [r for r in found if isinstance(r, ModelReference)]
-        merged = self.models()
+        settings, merged = self.tokenizer, self.models()
+        rows = (settings.source, *(t.model for t in settings.tokens.values())) if settings else ()
+        lent = [r for r in (*rows, self.chat_template) if isinstance(r, ModelReference)]
         return tuple(r for r in dict.fromkeys(lent) if r not in merged)
 
     def line(self, where: str) -> int | None:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mergeloom.checkpoint.views import torch_dtype
 from mergeloom.errors import CheckpointError, Problems
 from mergeloom.planning import Plan
-from mergeloom.types import DTYPES
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """Tensor name → (dtype, shape)."""
@@ -100,7 +100,7 @@ def misfits(config: Mapping[str, Any], tensors: Tensors) -> Misfits:
         ) from error
     kind, settings = _class_of(config, transformers)
     state = {
-        name: torch.empty(shape, dtype=getattr(torch, DTYPES[dtype].torch_name), device="meta")
+        name: torch.empty(shape, dtype=torch_dtype(dtype), device="meta")
         for name, (dtype, shape) in tensors.items()
     }
     with _quiet(transformers):

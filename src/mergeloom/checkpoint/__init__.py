@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mergeloom.checkpoint.fingerprint import alike, fingerprint
-from mergeloom.checkpoint.open import open_checkpoint
+from mergeloom.checkpoint.open import open_checkpoint, overridden
 from mergeloom.checkpoint.open_files import close_files
 from mergeloom.checkpoint.rearranged import rearrange
 from mergeloom.checkpoint.views import MemoryTensor, RowsOf, StoredTensor, StridedTensor
-from mergeloom.checkpoint.weights import natural
 from mergeloom.types import Checkpoint
 
 __all__ = [
@@ -22,8 +21,8 @@ __all__ = [
     "close_files",
     "fetch",
     "fingerprint",
-    "natural",
     "open_checkpoint",
+    "overridden",
     "rearrange",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -17,9 +17,10 @@ from mergeloom.checkpoint.file_kinds import (
     is_weights,
 )
 from mergeloom.checkpoint.report import Report, listing
+from mergeloom.errors import Problems
 
 _SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
-_GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _SHARD = re.compile(r"(?P<stem>.+)-\d{3,}-of-\d{3,}\.(?P<suffix>safetensors|bin)")
 _AGAIN = "Download what is missing, or remove the index"
 
@@ -52,19 +53,17 @@ def choose_weights(root: Path, names: Set[str], shown: str, report: Report) -> W
         shown: how messages call the folder.
         report: receives the mistakes.
     """
-    chosen: str | None = None
-    for single in (*_SINGLE, None, "pytorch_model.bin"):
-        if single is None:
-            chosen = _other_index(names, shown, report)
-        elif single in names:
-            chosen = single
-            _warn_of_both(root, names, single, shown, report)
-        elif f"{single}.index.json" in names:
-            chosen = f"{single}.index.json"
-        if chosen == "":
+    chosen = _usual(_SINGLE, root, names, shown, report)
+    if chosen is None:
+        indexes = _unusual_indexes(names)
+        if len(indexes) > 1:
+            report.error(
+                f"{shown} has several sets of weights: {listing(indexes)}",
+                "Keep one, or name a weight file",
+            )
             return None
-        if chosen:
-            break
+        pickle = ("pytorch_model.bin",)
+        chosen = indexes[0] if indexes else _usual(pickle, root, names, shown, report)
     chosen = chosen or _only_file(root, names, shown, report)
     if not chosen:
         return None
@@ -77,18 +76,23 @@ def _is_index(name: str) -> bool:
     return name.endswith((".safetensors.index.json", ".bin.index.json"))
 
 
-def _other_index(names: Set[str], shown: str, report: Report) -> str | None:
-    """The one index of safetensors with an unusual name; an empty text if there are several."""
+def _usual(
+    singles: Sequence[str], root: Path, names: Set[str], shown: str, report: Report
+) -> str | None:
+    """The first of these files that is there, or its index."""
+    for single in singles:
+        if single in names:
+            _warn_of_both(root, names, single, shown, report)
+            return single
+        if f"{single}.index.json" in names:
+            return f"{single}.index.json"
+    return None
+
+
+def _unusual_indexes(names: Set[str]) -> list[str]:
+    """The indexes of safetensors with other names; Mistral's ``consolidated`` only if alone."""
     found = sorted(n for n in names if "/" not in n and n.endswith(".safetensors.index.json"))
-    own = [n for n in found if not n.startswith("consolidated")]
-    found = own or found
-    if len(found) > 1:
-        report.error(
-            f"{shown} has several sets of weights: {listing(found)}",
-            "Keep one, or name a weight file",
-        )
-        return ""
-    return found[0] if found else None
+    return [n for n in found if not n.startswith("consolidated")] or found
 
 
 def _warn_of_both(root: Path, names: Set[str], single: str, shown: str, report: Report) -> None:
@@ -96,7 +100,7 @@ def _warn_of_both(root: Path, names: Set[str], single: str, shown: str, report: 
     index_name = f"{single}.index.json"
     if index_name not in names:
         return
-    index = _weight_map(root, index_name, shown, Report(type(report.problems)()))
+    index = _weight_map(root, index_name, shown, Report(Problems()))
     shards = set(index.values()) if index else set()
     if shards and shards != {single} and shards <= names:
         report.warn(
@@ -138,7 +142,7 @@ def _only_file(root: Path, names: Set[str], shown: str, report: Report) -> str |
 
 def _gguf_models(found: list[str]) -> list[str]:
     """GGUF files that are models: not projectors of images, of a split one the first part."""
-    parts = {n: part for n in found if (part := _GGUF_PART.fullmatch(n))}
+    parts = {n: part for n in found if (part := GGUF_PART.fullmatch(n))}
     return [
         n for n in found
         if not n.startswith("mmproj") and (n not in parts or int(parts[n]["number"]) == 1)
@@ -147,7 +151,7 @@ def _gguf_models(found: list[str]) -> list[str]:
 
 def _parts(first: str, names: Set[str]) -> list[str]:
     """All parts of a split GGUF model that are there, or the one file."""
-    part = _GGUF_PART.fullmatch(first)
+    part = GGUF_PART.fullmatch(first)
     if not part:
         return [first]
     same = re.compile(re.escape(part["stem"]) + r"-\d{5}-of-" + part["count"] + r"\.gguf")

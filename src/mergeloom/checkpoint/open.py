@@ -19,7 +19,7 @@ from mergeloom.checkpoint.folder import choose_weights, read_json
 from mergeloom.checkpoint.locate import locate
 from mergeloom.checkpoint.quantized import dequantized
 from mergeloom.checkpoint.report import Report
-from mergeloom.checkpoint.weights import natural, read_file, read_weights
+from mergeloom.checkpoint.weights import in_natural_order, read_file, read_weights
 from mergeloom.errors import Problems
 from mergeloom.types import Checkpoint, ModelReference
 
@@ -106,11 +106,8 @@ def with_gguf(
     """A checkpoint with the tensors of a GGUF file, and what else it lacks made from the file."""
     from mergeloom.checkpoint.gguf_file import open_gguf
 
-    shown = (
-        checkpoint.label
-        if checkpoint.label.endswith(".gguf")
-        else (f"{checkpoint.label}/{path.name}")
-    )
+    label = checkpoint.label
+    shown = label if label.endswith(".gguf") else f"{label}/{path.name}"
     has_tokenizer = "tokenizer.json" in checkpoint.side_files
     model = open_gguf(path, shown, report, with_tokenizer=not has_tokenizer)
     if model is None:
@@ -119,7 +116,7 @@ def with_gguf(
     return replace(
         checkpoint,
         tensors=model.tensors,
-        config=checkpoint.config or _overridden(model.config, reference),
+        config=checkpoint.config or overridden(model.config, reference),
         side_files=tuple(sorted([*checkpoint.side_files, *texts])),
         texts=texts,
     )
@@ -132,10 +129,11 @@ def read_config(
     if "config.json" not in names:
         return None
     config = read_json(root / "config.json", f"{shown}/config.json", report)
-    return None if config is None else _overridden(config, reference)
+    return None if config is None else overridden(config, reference)
 
 
-def _overridden(config: Mapping[str, Any], reference: ModelReference) -> Mapping[str, Any]:
+def overridden(config: Mapping[str, Any], reference: ModelReference) -> Mapping[str, Any]:
+    """A config.json with the architecture that the reference asks for, if it asks for one."""
     if reference.override_architecture is None:
         return config
     return {**config, "architectures": [reference.override_architecture]}
@@ -162,6 +160,5 @@ def _open_file(reference: ModelReference, path: Path, report: Report) -> Checkpo
     if not tensors:
         report.error(f"{shown} holds no tensors")
         return None
-    ordered = dict(sorted(tensors.items(), key=lambda item: natural(item[0])))
-    views = dequantized(ordered, None, shown, report)
+    views = dequantized(in_natural_order(tensors), None, shown, report)
     return Checkpoint(label=shown, root=path.parent, tensors=views) if views else None

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def _torch_dtype(dtype: str) -> torch.dtype:
+def torch_dtype(dtype: str) -> torch.dtype:
+    """torch's dtype for a safetensors name."""
     import torch
 
     found: torch.dtype = getattr(torch, DTYPES[dtype].torch_name)
@@ -33,7 +34,7 @@ def as_tensor(data: memoryview, dtype: str) -> torch.Tensor:
     """The elements that these bytes are, 1-D, in the same memory."""
     import torch
 
-    kind = _torch_dtype(dtype)
+    kind = torch_dtype(dtype)
     if not len(data):  # torch.frombuffer refuses empty buffers
         return torch.empty(0, dtype=kind)
     return torch.frombuffer(data, dtype=kind)
@@ -180,7 +181,7 @@ class StridedTensor:
         except ValueError as error:
             raise CheckpointError(f"{self.path} was changed or truncated while merging") from error
         flat = torch.frombuffer(
-            memory, dtype=_torch_dtype(self.dtype), offset=self.offset - page, count=last + 1
+            memory, dtype=torch_dtype(self.dtype), offset=self.offset - page, count=last + 1
         )
         return flat.as_strided(self.shape, self.stride)
 

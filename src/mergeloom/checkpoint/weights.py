@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from mergeloom.checkpoint.file_kinds import FOREIGN
 from mergeloom.checkpoint.folder import Weights
 from mergeloom.checkpoint.report import Report, listing
 from mergeloom.checkpoint.safetensors_header import read_header
 from mergeloom.types import View
+
+V = TypeVar("V", bound=View)
 
 ReadFile = Callable[[str, str, Report], Mapping[str, View] | None]
 """(name in the folder, how to call it, report) → the tensors of one weight file."""
@@ -79,11 +82,15 @@ def _agree(
             f"{shown}/{weights.index_name} puts {len(moved)} tensors into other shards than they "
             f"are in: {listing(moved, 5)}"
         )
-    return dict(sorted(found.items(), key=lambda item: natural(item[0])))
+    return in_natural_order(found)
 
 
-def natural(name: str) -> tuple[object, ...]:
-    """A sort key under which numbers inside names compare as numbers: layers.2 before layers.10."""
+def in_natural_order(tensors: Mapping[str, V]) -> dict[str, V]:
+    """Tensors by name, numbers inside names compared as numbers: layers.2 before layers.10."""
+    return dict(sorted(tensors.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(name: str) -> tuple[object, ...]:
     parts = re.split(r"([0-9]+)", name)
     # Text and digits alternate, so like meets like. Digits compare by length, then as text.
     keys: list[object] = [

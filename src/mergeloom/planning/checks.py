@@ -24,6 +24,7 @@ SHARED_KEYS = ("rope_theta", "rope_scaling", "rms_norm_eps", "layer_norm_eps", "
                "final_logit_softcapping", "attn_logit_softcapping")  # fmt: skip
 MANY = "For three or more models use linear or task_arithmetic."
 NO_TOKENIZERS = "Rows are matched by tokens: put the tokenizers into the models' folders."
+OTHER_SIZES = "Models of different sizes cannot be merged."
 TRUNCATE = "--unsafe-truncate-embeddings cuts all to the smallest."
 
 
@@ -197,15 +198,9 @@ def report_shapes(maker: JobMaker) -> None:
         ours = donor.layout.shapes.get(first.sources[0], ())
         source = maker.models.find(reference, first.sources[0])
         theirs = model.view(source).shape if source else ()
-        reasons = size_differences(donor, model)
-        maker.problems.error(
-            where,
-            f"{len(targets)} tensors of {model.checkpoint.label} have other shapes than "
-            f"{donor.checkpoint.label}'s ({first.name}: {list(theirs)} vs {list(ours)})"
-            + (f"; {reasons}" if reasons else ""),
-            "Models of different sizes cannot be merged.",
-            line,
-        )
+        example = f"{first.name}: {list(theirs)} vs {list(ours)}"
+        message = _shapes_message(donor, model, len(targets), example)
+        maker.problems.error(where, message, OTHER_SIZES, line)
 
 
 def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence[Target]) -> None:
@@ -235,15 +230,9 @@ def report_sliced_shapes(maker: JobMaker, jobs: Sequence[Job], targets: Sequence
                 where, _vocabulary_message(donor, model, target), NO_TOKENIZERS, line
             )
             continue
-        reasons = size_differences(donor, model)
-        maker.problems.error(
-            where,
-            f"{len(found)} tensors of {model.checkpoint.label} have other shapes than "
-            f"{donor.checkpoint.label}'s ({job.inputs[0].tensor}: {list(job.shape)} vs "
-            f"{list(ours)})" + (f"; {reasons}" if reasons else ""),
-            "Models of different sizes cannot be merged.",
-            line,
-        )
+        example = f"{job.inputs[0].tensor}: {list(job.shape)} vs {list(ours)}"
+        message = _shapes_message(donor, model, len(found), example)
+        maker.problems.error(where, message, OTHER_SIZES, line)
 
 
 def size_differences(donor: Model, other: Model) -> str:
@@ -254,6 +243,15 @@ def size_differences(donor: Model, other: Model) -> str:
         for key in SIZE_KEYS
         if key in ours and key in theirs and ours[key] != theirs[key]
     )
+
+
+def _shapes_message(donor: Model, other: Model, count: int, example: str) -> str:
+    message = (
+        f"{count} tensors of {other.checkpoint.label} have other shapes than "
+        f"{donor.checkpoint.label}'s ({example})"
+    )
+    reasons = size_differences(donor, other)
+    return f"{message}; {reasons}" if reasons else message
 
 
 def _vocabulary_message(donor: Model, other: Model, target: Target) -> str:

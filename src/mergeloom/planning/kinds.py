@@ -80,11 +80,8 @@ def check_crimes(maker: JobMaker, jobs: Sequence[Job]) -> None:
 def match_with_donor(models: Models, reference: ModelReference) -> Match:
     """Compare a model with the donor tensor by tensor. Rows of vocabularies may differ."""
     donor, model = models.donor.layout, models[reference]
-    matched, unmatched, text_agrees = (
-        0,
-        [],
-        donor.main is not None and model.layout.main is not None,
-    )
+    matched, unmatched = 0, []
+    text_agrees = donor.main is not None and model.layout.main is not None
     used: set[str] = set()
     for name in _common(donor, model, ours=True):
         source = models.find(reference, name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mergeloom.architecture import Alignment, Layout, Source, Stack, align, plain, understand
 from mergeloom.architecture.config import says_tied
 from mergeloom.architecture.rows import Rows
-from mergeloom.checkpoint import StoredTensor, alike, open_checkpoint, rearrange
+from mergeloom.checkpoint import StoredTensor, alike, open_checkpoint, overridden, rearrange
 from mergeloom.errors import Problems
 from mergeloom.planning.plan import Options, Plan
 from mergeloom.planning.provenance import shard_header
@@ -125,9 +125,8 @@ def _result(
             line=recipe.line(where),
         )
     made = planned_checkpoint(plan)
-    if reference.override_architecture is None or made.config is None:
-        return made
-    return replace(made, config={**made.config, "architectures": [reference.override_architecture]})
+    config = None if made.config is None else overridden(made.config, reference)
+    return replace(made, config=config)
 
 
 def relate(

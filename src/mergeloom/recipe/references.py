@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mergeloom.recipe.words import nearest_word
@@ -91,31 +92,21 @@ def _from_mapping(found: Mapping[str, Any]) -> ModelReference:
     _refuse_unknown(found, _KEYS)
     if ("model" in found) == ("path" in found):
         raise ValueError("a model written as a mapping has one of the keys 'model' and 'path'")
-    lora, lora_revision = None, None
-    if found.get("lora") is not None:
-        lora, lora_revision = _located(found["lora"], "LoRA")
-    if "path" in found:
-        path, revision = _located(
-            {k: found[k] for k in ("path", "revision") if k in found}, "model"
-        )
-    elif "revision" in found:
+    if "path" not in found and "revision" in found:
         raise ValueError(
             "'revision' stands beside 'path': write {model: {path: ..., revision: ...}}"
         )
-    elif isinstance(found["model"], str) and lora is None:
-        whole = parse_reference(found["model"])
-        path, revision, lora, lora_revision = (
-            whole.path,
-            whole.revision,
-            whole.lora,
-            whole.lora_revision,
-        )
+    lora = found.get("lora")
+    if isinstance(found.get("model"), str) and lora is None:
+        model = parse_reference(found["model"])
     else:
-        path, revision = _located(found["model"], "model")
+        given = {k: found[k] for k in ("path", "revision") if k in found}
+        base = _located(given if "path" in found else found["model"], "model")
+        model = ModelReference(*base, *(_located(lora, "LoRA") if lora is not None else ()))
     architecture = found.get("override_architecture")
     if architecture is not None:
         architecture = _text(architecture, "an architecture")
-    return ModelReference(path, revision, lora, lora_revision, architecture)
+    return replace(model, override_architecture=architecture)
 
 
 def _located(value: object, what: str) -> tuple[str, str | None]:

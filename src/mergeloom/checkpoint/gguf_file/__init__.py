@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergeloom.checkpoint.folder import GGUF_PART
 from mergeloom.checkpoint.gguf_file.families import (
     FAMILIES,
     NOT_WEIGHTS,
@@ -25,7 +25,7 @@ from mergeloom.checkpoint.gguf_file.tensor import GgufTensor
 from mergeloom.checkpoint.gguf_file.tokenizer import tokenizer_files
 from mergeloom.checkpoint.open_files import read_into
 from mergeloom.checkpoint.report import Report, listing
-from mergeloom.checkpoint.weights import natural
+from mergeloom.checkpoint.weights import in_natural_order
 from mergeloom.types import DTYPES, View
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["GgufModel", "GgufTensor", "open_gguf"]
 
 _FLOATS = {0: "F32", 1: "F16", 30: "BF16"}  # by ggml's numbers
-_SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class _Reading:
 def _headers(path: Path, shown: str, report: Report) -> dict[Path, Header] | None:
     """The header of every part, the first one's first."""
     paths = [path]
-    if split := _SPLIT.fullmatch(path.name):
+    if split := GGUF_PART.fullmatch(path.name):
         count = int(split["count"])
         if int(split["number"]) != 1 or not 0 < count < 10_000:
             report.error(f"{shown} is a part of a split model", "Name its first part, -00001-of-")
@@ -168,7 +167,7 @@ def _tensors(reading: _Reading, headers: Mapping[Path, Header]) -> dict[str, Ggu
     if not tensors:
         report.error(f"{shown} holds no tensors")
         return None
-    return dict(sorted(tensors.items(), key=lambda item: natural(item[0])))
+    return in_natural_order(tensors)
 
 
 def _tensor(reading: _Reading, path: Path, name: str, entry: Entry, size: int) -> GgufTensor | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mergeloom.checkpoint.quantized.pool import Pool, own_dtype, quantization_settings
 from mergeloom.checkpoint.report import Report, listing
-from mergeloom.checkpoint.weights import natural
+from mergeloom.checkpoint.weights import in_natural_order
 from mergeloom.types import View
 
 __all__ = ["dequantized"]
@@ -91,8 +91,7 @@ def dequantized(
     report.warn(f"{shown} is {', '.join(pool.kinds)}; dequantizing it while reading")
     for name in [n for n in pool.left if n.endswith(_RUNTIME)]:
         pool.take(name)
-    every = {**pool.left, **pool.made}
-    return dict(sorted(every.items(), key=lambda item: natural(item[0])))
+    return in_natural_order({**pool.left, **pool.made})
 
 
 def _refusal(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from mergeloom.checkpoint.views import as_bytes
+from mergeloom.checkpoint.views import as_bytes, torch_dtype
 from mergeloom.engine.finite import nonfinite
 from mergeloom.engine.kernel import Output
 from mergeloom.engine.scratch import Scratch
 from mergeloom.planning import Job
-from mergeloom.types import DTYPES
 
 
 def rounded(job: Job, start: int, block: torch.Tensor, scratch: Scratch) -> Output:
@@ -39,7 +38,7 @@ def converted(job: Job, start: int, stop: int, scratch: Scratch) -> Output:
 
 def _on_cpu(block: torch.Tensor, job: Job, scratch: Scratch) -> torch.Tensor:
     """The block in the job's dtype; itself, where it is that already."""
-    dtype = _dtype(job)
+    dtype = torch_dtype(job.dtype)
     if block.dtype == dtype and block.device.type == "cpu":
         return block
     return scratch.tensor("out", len(block), dtype).copy_(block)
@@ -51,14 +50,9 @@ def _surely_finite(block: torch.Tensor, job: Job) -> bool:
     One dot product tells: NaN and infinity come through it, and if the sum of squares is at most
     the square of the largest number of the output's dtype, no element is larger than that.
     """
-    dtype = _dtype(job)
+    dtype = torch_dtype(job.dtype)
     if not dtype.is_floating_point or block.device.type != "cpu":
         return False
     limit: float = min(torch.finfo(dtype).max, torch.finfo(block.dtype).max ** 0.5)
     squares = float(torch.dot(block, block))
     return squares <= limit * limit
-
-
-def _dtype(job: Job) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, DTYPES[job.dtype].torch_name)
-    return dtype
