@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from mergeloom.architecture import Stack
 from mergeloom.architecture.layer_config import (
     LAST_LAYER,
     SHARED_ACROSS_LAYERS,
@@ -21,7 +23,7 @@ from mergeloom.architecture.layer_kinds import (
     packed_by_layer,
 )
 from mergeloom.errors import Problems
-from mergeloom.planning.models import Models
+from mergeloom.planning.models import Model, Models
 from mergeloom.planning.targets import Restacked, Target
 from mergeloom.types import ModelReference
 
@@ -38,77 +40,70 @@ def check_restacked(rebuilt: Restacked, models: Models, problems: Problems) -> N
     if order == list(range(stack.length)):
         return
     scope = count_scope(donor.checkpoint.config or {}, stack)
+    for message in _obstacles(donor, stack, scope):
+        problems.error("slices", message, WHOLE)
+    for message in _missed_layers(donor, stack, scope, order):
+        problems.error("slices", message, "Choose slices that keep these layers.")
+    _check_kinds(rebuilt, models, problems)
+
+
+def _obstacles(donor: Model, stack: Stack, scope: Mapping[str, Any]) -> Iterator[str]:
+    """Why no other order of the stack's layers is possible at all; ``scope`` owns its count."""
+    label = donor.checkpoint.label
     if isinstance(scope.get("depths"), list):
-        problems.error(
-            "slices",
+        yield (
             f"{stack.prefix} holds stages of layers (depths: {scope['depths']}), each made for the "
-            "width that the one before it leaves",
-            WHOLE,
+            "width that the one before it leaves"
         )
-    kind = (donor.checkpoint.config or {}).get("model_type")
     if donor.layout.row.fixed_order:
-        problems.error(
-            "slices", f"layers of models of type {kind} cannot be taken out of their order", WHOLE
-        )
-    shared = [
-        s.prefix
-        for s in donor.layout.stacks
-        if s != stack and s.count_key and s.count_key == stack.count_key
-    ]
-    if shared:
-        problems.error(
-            "slices",
+        kind = (donor.checkpoint.config or {}).get("model_type")
+        yield f"layers of models of type {kind} cannot be taken out of their order"
+    others = [s for s in donor.layout.stacks if s != stack]
+    if shared := [s.prefix for s in others if s.count_key and s.count_key == stack.count_key]:
+        yield (
             f"config.json has one number ({'.'.join(stack.count_key or ())}) for the layers of "
-            f"{stack.prefix} and of {', '.join(shared)}, so {stack.prefix} alone cannot change",
-            WHOLE,
+            f"{stack.prefix} and of {', '.join(shared)}, so {stack.prefix} alone cannot change"
         )
     if packed := packed_by_layer(donor.layout, stack, scope):
-        problems.error(
-            "slices",
-            f"{donor.checkpoint.label} keeps numbers of all its {stack.length} layers in one "
-            f"tensor, which slices cannot take apart: {', '.join(packed)}",
-            WHOLE,
+        yield (
+            f"{label} keeps numbers of all its {stack.length} layers in one tensor, which slices "
+            f"cannot take apart: {', '.join(packed)}"
         )
     if beside := lists_beside(donor.layout, stack):
-        problems.error(
-            "slices",
-            f"the layers of {donor.checkpoint.label} are spread over lists beside {stack.prefix}, "
-            f"which slices cannot rebuild together: {', '.join(beside[:4])}",
-            WHOLE,
+        yield (
+            f"the layers of {label} are spread over lists beside {stack.prefix}, which slices "
+            f"cannot rebuild together: {', '.join(beside[:4])}"
         )
-    others = [s for s in donor.layout.stacks if s != stack]
+    for key, value in scope.items():
+        if SHARED_ACROSS_LAYERS.search(key) and value:
+            yield (
+                f"layers of {label} use what other layers computed ({key}), so their order cannot "
+                "be changed"
+            )
+        if LAST_LAYER.search(key) and type(value) is int and 0 <= value < stack.length - 1:
+            yield (
+                f"{key} {value} ends one kind of layers in the middle of the {stack.length}, and "
+                "no rule says where it ends among the new ones"
+            )
+
+
+def _missed_layers(
+    donor: Model, stack: Stack, scope: Mapping[str, Any], order: Sequence[int]
+) -> Iterator[str]:
+    """Layers that are left out though another part of the model reads what they put out."""
     for path, states, lost in feature_layers(donor.checkpoint.config or {}, stack, order):
         if lost:
-            problems.error(
-                "slices",
-                f"{'.'.join(path)} {states} reads the output of layer {lost[0]}, which is left out",
-                "Choose slices that keep these layers.",
+            yield (
+                f"{'.'.join(path)} {states} reads the output of layer {lost[0]}, which is left out"
             )
+    others = [s for s in donor.layout.stacks if s != stack]
     for key in paired_lists(scope, stack, others):
         if len(first_positions(scope[key], order)) < len(scope[key]):
             left_out = sorted(set(scope[key]) - set(order))
-            problems.error(
-                "slices",
+            yield (
                 f"layer {left_out[0]} is left out, but a module of its own reads it "
-                f"({key}: {scope[key]})",
-                "Choose slices that keep these layers.",
+                f"({key}: {scope[key]})"
             )
-    for key, value in scope.items():
-        if SHARED_ACROSS_LAYERS.search(key) and value:
-            problems.error(
-                "slices",
-                f"layers of {donor.checkpoint.label} use what other layers computed ({key}), so "
-                "their order cannot be changed",
-                WHOLE,
-            )
-        if LAST_LAYER.search(key) and type(value) is int and 0 <= value < stack.length - 1:
-            problems.error(
-                "slices",
-                f"{key} {value} ends one kind of layers in the middle of the {stack.length}, and "
-                "no rule says where it ends among the new ones",
-                WHOLE,
-            )
-    _check_kinds(rebuilt, models, problems)
 
 
 def without_extras(

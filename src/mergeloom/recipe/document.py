@@ -12,7 +12,7 @@ from mergeloom.recipe.messages import validated
 from mergeloom.recipe.parameters import MethodWords
 from mergeloom.recipe.references import parse_reference
 from mergeloom.recipe.schema import TOP_LEVEL_KEYS, Model, OutputSlice, RecipeFile, Token
-from mergeloom.recipe.words import kind_of, nearest_word, shown
+from mergeloom.recipe.words import kind_of, nearest_word, shown, with_guess
 from mergeloom.recipe.yaml_reader import Document
 from mergeloom.types import (
     Input,
@@ -161,9 +161,8 @@ class _Checks:
                 self.error(where, str(error))
                 continue
             if model not in used:
-                near = nearest_word(name, used)
-                message = "this recipe does not use this model" + (f", {near}" if near else "")
-                self.warn(where, message)
+                message = "this recipe does not use this model"
+                self.warn(where, with_guess(message, name, used))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from mergeloom.recipe.references import parse_reference
 from mergeloom.recipe.settings import pattern_problem
-from mergeloom.recipe.words import kind_of, nearest_word, shown
+from mergeloom.recipe.words import kind_of, nearest_word, shown, with_guess
 from mergeloom.types import (
     ARITHMETIC_DTYPES,
     DTYPES,
@@ -148,10 +148,8 @@ def chat_template(value: Any) -> str | ModelReference | None:
     near = nearest_word(written, CHAT_TEMPLATES)
     if not near and "/" in written and "{" not in written:
         near = f"that of a model is chat_template: {{model: {written.strip()}}}"
-    names = ", ".join(CHAT_TEMPLATES)
-    raise FieldError(
-        f"{shown(written)} is no Jinja text and not one of {names}" + (f", {near}" if near else "")
-    )
+    message = f"{shown(written)} is no Jinja text and not one of {', '.join(CHAT_TEMPLATES)}"
+    raise FieldError(f"{message}, {near}" if near else message)
 
 
 def patterns(value: Any) -> tuple[str, ...]:
@@ -196,19 +194,17 @@ def token_source(value: Any) -> Any:
 
 
 def _token_kind(found: Mapping[str, Any]) -> None:
-    kinds = {"zero": ("kind",), "model_token": ("kind", "model", "token", "token_id")}
-    kinds["mean_of_subwords"] = ("kind",)
+    kinds = {
+        "zero": ("kind",),
+        "model_token": ("kind", "model", "token", "token_id"),
+        "mean_of_subwords": ("kind",),
+    }
     kind = found["kind"]
     if not isinstance(kind, str) or kind not in kinds:
-        near = nearest_word(str(kind), kinds)
-        raise FieldError(
-            f"{shown(kind)} is not one of {', '.join(kinds)}" + (f", {near}" if near else ""),
-            ".kind",
-        )
+        raise FieldError(_not_one_of(kind, kinds), ".kind")
     for key in found:
         if key not in kinds[kind]:
-            near = nearest_word(str(key), kinds[kind])
-            raise FieldError("unknown key" + (f", {near}" if near else ""), f".{key}")
+            raise FieldError(with_guess("unknown key", str(key), kinds[kind]), f".{key}")
     if kind != "model_token":
         return
     if found.get("model") is None:
@@ -271,7 +267,8 @@ def _one_of(value: Any, choices: tuple[str, ...]) -> str | None:
     if value is None or value in choices:
         found: str | None = value
         return found
-    near = nearest_word(str(value), choices)
-    raise FieldError(
-        f"{shown(value)} is not one of {', '.join(choices)}" + (f", {near}" if near else "")
-    )
+    raise FieldError(_not_one_of(value, choices))
+
+
+def _not_one_of(value: Any, choices: Iterable[str]) -> str:
+    return with_guess(f"{shown(value)} is not one of {', '.join(choices)}", str(value), choices)

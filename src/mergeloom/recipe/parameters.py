@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mergeloom.recipe.settings import SettingError, finite, plain_number
-from mergeloom.recipe.words import nearest_word, shown
+from mergeloom.recipe.words import shown, with_guess
 from mergeloom.types import Conditional, Scalar, Setting
 
 
@@ -198,6 +198,5 @@ def _choice(value: Scalar, choices: list[Any]) -> Scalar:
     loose: list[Scalar] = [c for w, c in by_word.items() if w in alike]
     if loose:
         return loose[0]
-    near = nearest_word(word, by_word)
-    options = ", ".join(by_word)
-    raise SettingError(f"{shown(value)} is not one of {options}" + (f", {near}" if near else ""))
+    message = f"{shown(value)} is not one of {', '.join(by_word)}"
+    raise SettingError(with_guess(message, word, by_word))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mergeloom.recipe.words import nearest_word
+from mergeloom.recipe.words import with_guess
 from mergeloom.types import ModelReference
 
 _KEYS = ("model", "path", "revision", "lora", "override_architecture")
@@ -128,7 +128,5 @@ def _located(value: object, what: str) -> tuple[str, str | None]:
 def _refuse_unknown(found: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in found:
         if key not in known:
-            near = nearest_word(str(key), known)
-            raise ValueError(
-                f"unknown key {key!r} in a model reference" + (f", {near}" if near else "")
-            )
+            message = f"unknown key {key!r} in a model reference"
+            raise ValueError(with_guess(message, str(key), known))

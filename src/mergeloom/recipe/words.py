@@ -27,6 +27,12 @@ def nearest_match(word: str, known: Iterable[object]) -> str | None:
     return names[longer[0]] if len(longer) == 1 else None
 
 
+def with_guess(message: str, word: str, known: Iterable[object]) -> str:
+    """The message, followed by ``, did you mean X?`` where a known word is near."""
+    near = nearest_word(word, known)
+    return f"{message}, {near}" if near else message
+
+
 def kind_of(value: object) -> str:
     """What a value is, for a reader of YAML."""
     if value is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mergeloom.vocabulary.tokenizer import Tokenizer
@@ -40,53 +41,64 @@ def translated_ids(
     texts: dict[int, str] = {}
     for token, i in theirs.ids.items():
         texts.setdefault(i, token)
-    warnings: list[str] = []
+    translation = _Translation(document, theirs.label, texts, ids)
+    return translation.scope(document, ""), tuple(translation.warnings)
 
-    def translate(value: int, path: str) -> int | None:
-        token = texts.get(value)
-        if token is not None and token in ids:
-            return ids[token]
-        what = (
-            f"{value} is no token of {theirs.label}"
-            if token is None
-            else f"{value} is {token!r}, which the output's vocabulary has not"
-        )
-        warnings.append(f"{path}: {what}; it is left out")
-        return None
 
-    def value_of(value: Any, path: str, *, positioned: bool = False) -> Any:
-        """A translated value; None in place of what is left out."""
+@dataclass(frozen=True)
+class _Translation:
+    """One document on its way: ``texts`` are the tokens by their old ids, ``ids`` the new ids."""
+
+    document: Mapping[str, Any]
+    label: str
+    texts: Mapping[int, str]
+    ids: Mapping[str, int]
+    warnings: list[str] = field(default_factory=list)
+
+    def scope(self, scope: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """A mapping of the document with the ids in it translated."""
+        made: dict[str, Any] = {}
+        for key, value in scope.items():
+            here = f"{path}{key}"
+            if ID_KEY.fullmatch(key) and value is not None and value != []:
+                new = self._value(value, here, positioned=key in POSITIONED)
+                if new is not None:
+                    made[key] = new
+            elif isinstance(value, Mapping) and not _is_other(key, value, self.document):
+                made[key] = self.scope(value, f"{here}.")
+            else:
+                made[key] = value
+        return made
+
+    def _value(self, value: Any, path: str, *, positioned: bool = False) -> Any:
+        """The value of an id key, translated; None in place of what is left out."""
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return translate(value, path)
+            return self._id(value, path)
         if isinstance(value, Mapping):
-            made = {key: value_of(part, path) for key, part in value.items()}
+            made = {key: self._value(part, path) for key, part in value.items()}
             return {key: part for key, part in made.items() if part is not None}
         if not isinstance(value, list):
             return value
         if positioned and len(value) == 2 and isinstance(value[0], int):
-            last = value_of(value[1], path)
+            last = self._value(value[1], path)
             return [value[0], last] if last is not None or value[1] is None else None
-        made_list = [value_of(part, path, positioned=positioned) for part in value]
+        made_list = [self._value(part, path, positioned=positioned) for part in value]
         if any(isinstance(part, int) for part in value) and path.endswith("bad_words_ids"):
             # A forbidden sequence means nothing without one of its tokens.
             return None if None in made_list else made_list
         return [part for part in made_list if part is not None] or None
 
-    def walk(scope: Mapping[str, Any], path: str) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for key, value in scope.items():
-            here = f"{path}{key}"
-            if ID_KEY.fullmatch(key) and value is not None and value != []:
-                new = value_of(value, here, positioned=key in POSITIONED)
-                if new is not None:
-                    made[key] = new
-            elif isinstance(value, Mapping) and not _is_other(key, value, document):
-                made[key] = walk(value, f"{here}.")
-            else:
-                made[key] = value
-        return made
-
-    return walk(document, ""), tuple(warnings)
+    def _id(self, value: int, path: str) -> int | None:
+        token = self.texts.get(value)
+        if token is not None and token in self.ids:
+            return self.ids[token]
+        what = (
+            f"{value} is no token of {self.label}"
+            if token is None
+            else f"{value} is {token!r}, which the output's vocabulary has not"
+        )
+        self.warnings.append(f"{path}: {what}; it is left out")
+        return None
 
 
 def _is_other(key: str, scope: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
