@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from models import assert_same_files, save
 
 import mergeloom
 from mergeloom import OutputError
+from mergeloom.engine import journal, sink
 
 TENSORS = 24
 ROWS, COLUMNS = 100, 5003
@@ -118,6 +122,71 @@ def test_a_journal_cut_anywhere_is_still_read(inputs, tmp_path):
     done = mergeloom.merge(text, out)
     assert 0 < done.resumed < TENSORS
     assert_same_files(out, tmp_path / "whole" / "out")
+
+
+class Disk:
+    """Keeps of the weights of a partial output what was flushed, as a disk does."""
+
+    def __init__(self, weights: Path) -> None:
+        self.weights, self.held, self.broken = weights, b"", False
+
+    def fsync(self, fd: int) -> None:
+        if not os.path.samestat(os.fstat(fd), self.weights.stat()):
+            return
+        if self.broken:
+            self.lose()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.held = self.weights.read_bytes()
+
+    def lose(self) -> None:
+        self.weights.write_bytes(self.held)
+
+
+@pytest.mark.parametrize("loss", ["the machine goes down", "the disk cannot write"])
+def test_what_never_reached_the_disk_is_made_again(loss, inputs, tmp_path, monkeypatch):
+    """The journal reaches it whole: in what order files do is the system's choice."""
+    text, out = recipe(inputs), tmp_path / "out"
+    mergeloom.merge(text, tmp_path / "whole" / "out")
+    partial = tmp_path / ".out.partial"
+    disk, spans = Disk(partial / "model.safetensors"), count(1)
+
+    def progress(read: int, written: int) -> None:
+        span = next(spans)
+        if span == 8:  # of 48, two of each tensor
+            while b"flushed" not in (partial / ".journal.jsonl").read_bytes():
+                time.sleep(0.002)
+            run.setattr(sink, "SECONDS_BETWEEN_FLUSHES", 3600)
+        if span == 16:
+            disk.broken = True
+            if loss == "the machine goes down":
+                raise Stop
+
+    with monkeypatch.context() as run:
+        run.setattr(os, "fsync", disk.fsync)
+        run.setattr(sink, "_blocks_read", lambda: 0)
+        run.setattr(sink, "SECONDS_BETWEEN_FLUSHES", 0)
+        with pytest.raises((Stop, OutputError)):
+            mergeloom.merge(text, out, progress=progress, threads=1)
+    if loss == "the machine goes down":
+        disk.lose()
+        monkeypatch.setattr(journal, "_system", lambda: "another one")
+    assert 0 < mergeloom.merge(text, out).resumed < 8
+    assert_same_files(out, tmp_path / "whole" / "out")
+
+
+def test_a_worker_that_cannot_be_started_stops_the_others(inputs, tmp_path, monkeypatch):
+    """Else they would write into files that are closed, or by then somebody else's."""
+    start = threading.Thread.start
+
+    def no_second(thread: threading.Thread) -> None:
+        if thread.name == "mergeloom-1":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_second)
+    with pytest.raises(RuntimeError, match="can't start"):
+        mergeloom.merge(recipe(inputs), tmp_path / "out", threads=2)
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("mergeloom-")]
 
 
 def test_another_recipe_starts_over(inputs, tmp_path):

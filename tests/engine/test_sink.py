@@ -12,6 +12,7 @@ from models import llama, llama_config, save
 import mergeloom
 from mergeloom import OutputError
 from mergeloom.engine import sink
+from mergeloom.engine.journal import Journal
 from mergeloom.engine.sink import ShardFiles
 
 
@@ -27,8 +28,27 @@ def test_what_cannot_be_flushed_while_merging_fails_the_merge(tmp_path, monkeypa
 
     monkeypatch.setattr(sink, "SECONDS_BETWEEN_FLUSHES", 0)
     monkeypatch.setattr(os, "fsync", broken)
-    files = ShardFiles(plan, tmp_path, {}, resume=False)
+    journal = Journal(tmp_path / "journal", "x")
+    files = ShardFiles(plan, tmp_path, {}, journal)
     assert tried.wait(60)
     with pytest.raises(OutputError, match="cannot be written: Input/output error"):
         files.finish()
     files.close()
+    journal.close()
+
+
+def test_files_that_cannot_be_reserved_are_closed(tmp_path, monkeypatch):
+    opened = []
+
+    def full(fd, size):
+        opened.append(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save(tmp_path / "A", llama(2), llama_config(2))
+    monkeypatch.setattr(os, "ftruncate", full)
+    with pytest.raises(OutputError, match="cannot reserve"):
+        mergeloom.merge(
+            {"merge_method": "passthrough", "models": [str(tmp_path / "A")]}, tmp_path / "out"
+        )
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import safe_open
 
 import mergeloom
 from mergeloom import Options, OutputError
+from mergeloom.output import write
 
 FILES = {
     "tokenizer.json": '{"model": {"vocab": {"a": 0}}}',
@@ -208,6 +210,18 @@ def test_a_disk_that_is_full_is_told_before_anything_is_written(pair, tmp_path, 
     with pytest.raises(OutputError, match="the disk has"):
         mergeloom.merge(recipe(pair), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["inputs with space"]
+
+
+@pytest.mark.parametrize("step", ["_texts", "_side_files"])
+def test_a_disk_that_fills_up_in_the_end_is_no_defect(step, pair, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as then:
+        then.setattr(write, step, full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            mergeloom.merge(recipe(pair), tmp_path / "out")
+    assert mergeloom.merge(recipe(pair), tmp_path / "out").resumed
 
 
 def test_a_bare_weight_file_gives_a_folder_without_a_config(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -221,32 +222,32 @@ def check_settings(plan: Plan, settings: Settings) -> None:
 def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
     """Run ``count`` workers to their end; an interrupt stops them after their current span.
 
-    They are waited for by an event: in Python 3.11 an interrupted ``join`` takes a thread that is
-    still running, and still writing, for one that has ended.
+    So does a thread that cannot be started: nobody writes any more when this returns. They are
+    waited for by events: in Python 3.11 an interrupted ``join`` takes a thread that is still
+    running, and still writing, for one that has ended.
     """
-    left, lock, ended = count, threading.Lock(), threading.Event()
+    ends = [threading.Event() for _ in range(count)]
+    begun: list[threading.Event] = []
 
-    def counted() -> None:
-        nonlocal left
+    def told(end: threading.Event) -> None:
+        begun.append(end)
         try:
             work()
         finally:
-            with lock:
-                left -= 1
-            if left == 0:
-                ended.set()
+            end.set()
 
-    for i in range(count):
-        threading.Thread(target=counted, name=f"mergeloom-{i}").start()
-    interrupt: BaseException | None = None
-    while not ended.is_set():
-        try:
-            ended.wait()
-        except BaseException as error:  # noqa: BLE001 - raised below, when nobody writes any more
-            queue.stop()
-            interrupt = interrupt or error
-    if interrupt:
-        raise interrupt
+    try:
+        for i, end in enumerate(ends):
+            threading.Thread(target=told, args=(end,), name=f"mergeloom-{i}").start()
+        for end in ends:
+            end.wait()
+    except BaseException:
+        queue.stop()  # who begins later finds nothing to do
+        while any(not end.is_set() for end in begun):
+            with contextlib.suppress(BaseException):  # the first one is raised
+                for end in begun:
+                    end.wait()
+        raise
 
 
 def _memory(plan: Plan, settings: Settings, device: str) -> Memory:

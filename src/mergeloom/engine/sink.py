@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -11,12 +12,16 @@ from typing import Protocol
 import numpy as np
 
 from mergeloom.checkpoint.views import as_bytes
+from mergeloom.engine.journal import Journal
 from mergeloom.engine.kernel import Place, unwritable
 from mergeloom.errors import OutputError, Problem
-from mergeloom.planning import Plan, shard_header
+from mergeloom.planning import Plan, Shard, shard_header
 from mergeloom.types import DTYPES
 
 SECONDS_BETWEEN_FLUSHES = 0.2
+SECONDS_WITHOUT_FLUSH = 30.0
+"""Even a disk that always has something to read flushes as often: what is not on it is lost when
+the machine goes down. A system waits as long by itself, so it writes no more by that."""
 
 try:
     import resource
@@ -54,70 +59,78 @@ class ShardFiles:
         plan: decides names, headers and offsets.
         folder: where the shards go.
         fingerprints: of the inputs, for the metadata.
-        resume: keep the shards that are there; they were made by the same plan.
+        journal: of the tensors that are finished. Where there are any, the shards that are there
+            are kept: they were made by the same plan.
     """
 
     def __init__(
-        self, plan: Plan, folder: Path, fingerprints: Mapping[str, str], *, resume: bool
+        self, plan: Plan, folder: Path, fingerprints: Mapping[str, str], journal: Journal
     ) -> None:
+        self._journal = journal
         self._places: dict[int, Place] = {}
         self._files: list[int] = []
-        for shard in plan.shards:
-            header = shard_header(plan, shard, fingerprints)
-            path = folder / shard.file
-            size = len(header) + shard.data_bytes
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-            self._files.append(fd)
-            if not (resume and os.fstat(fd).st_size == size):
-                _reserve(fd, size, path)
-                _write_at(fd, memoryview(header), 0)
-            for job, offset in zip(shard.jobs, shard.offsets, strict=True):
-                self._places[job] = Place(fd, len(header) + offset, plan.jobs[job].dtype)
         self._closing = threading.Event()
-        self._failure: OSError | None = None
+        self._failure: OutputError | None = None
         self._flushing = threading.Thread(target=self._flush, name="mergeloom-flush", daemon=True)
-        self._flushing.start()
+        try:
+            for shard in plan.shards:
+                self._open(folder / shard.file, shard, plan, fingerprints)
+            self._flushing.start()
+        except BaseException:
+            self._close()
+            raise
 
     def write(self, job: int, start: int, data: memoryview) -> None:
         """Write one block at its place."""
         fd, offset, dtype = self._places[job]
-        offset += start * DTYPES[dtype].bytes
-        while len(data):
-            try:
-                done = _write_at(fd, data, offset)
-            except OSError as error:
-                raise unwritable(error.errno or 0) from error
-            data, offset = data[done:], offset + done
+        _write_all(fd, data, offset + start * DTYPES[dtype].bytes)
 
     def place(self, job: int) -> Place | None:
         """The file and offset, where files have positioned writes."""
         return self._places[job] if hasattr(os, "pwrite") else None
 
     def finish(self) -> None:
-        """Stop flushing. Raises OutputError for what failed there: it is told but once."""
-        self._closing.set()
-        self._flushing.join()
+        """Bring everything to the disk. Raises OutputError for what could not be brought there."""
+        self._stop_flushing()
         if self._failure:
-            raise unwritable(self._failure.errno or 0) from self._failure
+            raise self._failure
+        self._journal.flush(self._files)
 
     def close(self) -> None:
         """Close the files; the blocks are the operating system's to keep from here on."""
+        self._stop_flushing()
+        self._close()
+
+    def _open(self, path: Path, shard: Shard, plan: Plan, fingerprints: Mapping[str, str]) -> None:
+        header = shard_header(plan, shard, fingerprints)
+        size = len(header) + shard.data_bytes
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        self._files.append(fd)
+        if not (self._journal.finished and os.fstat(fd).st_size == size):
+            _reserve(fd, size, path)
+            _write_all(fd, memoryview(header), 0)
+        for job, offset in zip(shard.jobs, shard.offsets, strict=True):
+            self._places[job] = Place(fd, len(header) + offset, plan.jobs[job].dtype)
+
+    def _flush(self) -> None:
+        before, last = _blocks_read(), time.monotonic()
+        try:
+            while not self._closing.wait(SECONDS_BETWEEN_FLUSHES):
+                reads = before != (before := _blocks_read())
+                if not reads or time.monotonic() - last > SECONDS_WITHOUT_FLUSH:
+                    self._journal.flush(self._files)
+                    last = time.monotonic()
+        except OutputError as error:
+            self._failure = error
+
+    def _stop_flushing(self) -> None:
         self._closing.set()
         self._flushing.join()
+
+    def _close(self) -> None:
         for fd in self._files:
             os.close(fd)
         self._files = []
-
-    def _flush(self) -> None:
-        before = _blocks_read()
-        try:
-            while not self._closing.wait(SECONDS_BETWEEN_FLUSHES):
-                if before != (before := _blocks_read()):
-                    continue
-                for fd in self._files:
-                    os.fsync(fd)
-        except OSError as error:
-            self._failure = error
 
 
 def _reserve(fd: int, size: int, path: Path) -> None:
@@ -144,6 +157,15 @@ else:  # Windows has no positioned write: seek and write under one lock
         with _seek:
             os.lseek(fd, offset, os.SEEK_SET)
             return os.write(fd, data)
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while len(data):
+        try:
+            done = _write_at(fd, data, offset)
+        except OSError as error:
+            raise unwritable(error.errno or 0) from error
+        data, offset = data[done:], offset + done
 
 
 class Tensors:

@@ -161,13 +161,13 @@ def move_into_place(partial: Path, out: Path) -> None:
     Everything is on the disk before the folder gets its name: a power cut must not leave a model
     that looks complete and is full of zeros.
     """
-    for path in partial.rglob("*"):
-        if path.is_file():
-            _to_disk(path)
-    (partial / JOURNAL).unlink()
     real = out.resolve()
     old = real.parent / f".{real.name}.old"
     try:
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _to_disk(path)
+        (partial / JOURNAL).unlink()
         if real.exists():
             shutil.rmtree(old, ignore_errors=True)
             real.rename(old)

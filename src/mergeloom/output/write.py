@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mergeloom.checkpoint import fingerprint
 from mergeloom.engine.journal import Journal
+from mergeloom.engine.kernel import unwritable
 from mergeloom.engine.kernels import arithmetic
 from mergeloom.engine.run import Report, Settings, run
 from mergeloom.engine.sink import ShardFiles
@@ -53,8 +54,11 @@ def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Wr
             report = _weights(plan, partial, journal, settings)
         finally:
             journal.close()
-        _side_files(plan, partial)
-        _texts(plan, partial, out.resolve().name, card=card)
+        try:
+            _side_files(plan, partial)
+            _texts(plan, partial, out.resolve().name, card=card)
+        except OSError as error:
+            raise unwritable(error.errno or 0) from error
         move_into_place(partial, out)
         return Written(report, len(journal.finished))
 
@@ -70,7 +74,7 @@ def _started_by(partial: Path, plan: Plan, digest: str) -> bool:
 
 def _weights(plan: Plan, folder: Path, journal: Journal, settings: Settings) -> Report:
     fingerprints = {c.label: fingerprint(c) for c in plan.inputs if not c.revision}
-    files = ShardFiles(plan, folder, fingerprints, resume=bool(journal.finished))
+    files = ShardFiles(plan, folder, fingerprints, journal)
     try:
         report = run(plan, files, settings, journal.finished, journal.add)
         files.finish()
