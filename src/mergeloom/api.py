@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from mergeloom.errors import CheckpointError, Problems, RecipeError, nearest
 from mergeloom.methods import METHODS
-from mergeloom.planning import Options, Plan, default_intermediates, make_plan
+from mergeloom.planning import Options, Plan, default_intermediates, make_plan, merging_into
 from mergeloom.recipe import load_recipe as _load
 from mergeloom.types import Checkpoint, Recipe, View
 
 if TYPE_CHECKING:
     import torch
+
+    from mergeloom.engine.run import Settings
 
 RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -122,48 +124,34 @@ def merge(
         MergeError: a tensor could not be computed; a second call continues.
         OutputError: the target cannot be written.
     """
+    from mergeloom.engine.memory import DEFAULT_MEMORY
+    from mergeloom.engine.run import Settings
     from mergeloom.output.directory import check_target
 
     target = Path(out)
     check_target(target, overwrite=overwrite)
-    options = options or Options()
-    if options.intermediates is None:
-        options = replace(options, intermediates=default_intermediates(target))
-    return run_plan(
-        _planned(_loaded(recipe, options), options),
-        target,
-        threads=threads,
-        max_memory=max_memory,
-        device=device,
-        allow_nonfinite=allow_nonfinite,
-        keep_intermediates=keep_intermediates,
-        card=card,
-        progress=progress,
-    )
+    options = merging_into(target, options or Options())
+    planned = _planned(_loaded(recipe, options), options)
+    settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
+    return run_plan(planned, target, settings, keep_intermediates=keep_intermediates, card=card)
 
 
 def run_plan(
     planned: Plan,
     target: Path,
+    settings: Settings,
     *,
-    threads: int | None = None,
-    max_memory: int | None = None,
-    device: str = "cpu",
-    allow_nonfinite: bool = False,
     keep_intermediates: bool = False,
     card: bool = True,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Run a plan that was made for ``target``; see :func:`merge`."""
     from mergeloom.checkpoint import close_files, fetch
-    from mergeloom.engine.memory import DEFAULT_MEMORY
-    from mergeloom.engine.run import Settings, check_settings
+    from mergeloom.engine.run import check_settings
     from mergeloom.output.directory import check_apart, check_space
     from mergeloom.output.write import write
 
     parts = (*planned.chain, planned)
     check_apart(target, [(c.label, c.root) for part in parts for c in part.inputs])
-    settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
     for part in parts:
         check_settings(part, settings)
     for folder, needed in _disk_needed(parts, target).items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,10 @@ from mergeloom._version import __version__
 from mergeloom.cli.errors import run_program, tell
 from mergeloom.cli.sizes import Size, UserPath, show_size
 from mergeloom.errors import CheckpointError, MergeloomError, OutputError, Problem, Problems
+
+if TYPE_CHECKING:
+    from mergeloom.api import Merged
+    from mergeloom.planning import Options, Plan
 
 RECIPE = click.argument("recipe", type=UserPath())
 
@@ -55,7 +60,7 @@ ARCH_FILE = click.option("--arch-file", type=UserPath(),
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that decide what is merged."""
+    """The options that decide what is merged: ``verify``, and the fields of ``Options``."""
     for option in reversed(
         [
             click.option("--out-shard-size", type=Size(), default="5GB", show_default=True,
@@ -78,15 +83,12 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--verify", is_flag=True,
                          help="Let transformers check that the result will load."),
             PLUGIN,
-            click.option("--intermediate-dir", type=UserPath(),
+            click.option("--intermediate-dir", "intermediates", type=UserPath(),
                          help="Where earlier documents of a chain put their results."),
         ]
     ):  # fmt: skip
         command = option(command)
     return command
-
-
-RUN_OPTION_NAMES = ("threads", "max_memory", "device", "allow_nonfinite")
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,61 +124,84 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-v", "--verbose", is_flag=True, help="Print the plan first.")
 def merge(recipe: Path, out: Path, **given: Any) -> None:
     """Merge the models of RECIPE into the folder OUT."""
-    run_merge(recipe, out, given)
+    from mergeloom.planning import Options
+
+    flags = {field.name: given.pop(field.name) for field in fields(Flags)}
+    run_merge(recipe, out, Options(**given), Flags(**flags))
 
 
-def run_merge(recipe: Path, out: Path, given: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Flags:
+    """What a merge is told besides the options of its plan; see ``merge --help``."""
+
+    threads: int | None = None
+    max_memory: int | None = None
+    device: str = "cpu"
+    allow_nonfinite: bool = False
+    overwrite: bool = False
+    keep_intermediates: bool = False
+    card: bool = True
+    verify: bool = False
+    timings: Path | None = None
+    quiet: bool = False
+    verbose: bool = False
+
+
+def run_merge(recipe: Path, out: Path, options: Options, flags: Flags) -> None:
     """Check, plan and run; shared with the peers' scripts."""
     from mergeloom.api import run_plan
     from mergeloom.cli.progress import showing
     from mergeloom.cli.report import plan_text
 
     started = time.perf_counter()
-    planned = _planned_for(recipe, out, given)
-    from mergeloom.engine.kernels import missed_library  # imports numpy: not for a mistake
+    planned = _planned_for(recipe, out, options, flags)
+    # These import numpy, which a mistake need not wait for.
+    from mergeloom.engine.kernels import missed_library
+    from mergeloom.engine.memory import DEFAULT_MEMORY
+    from mergeloom.engine.run import Settings
 
-    if not given["quiet"] and (missed := missed_library(planned, given["device"])):
+    if not flags.quiet and (missed := missed_library(planned, flags.device)):
         tell([missed], "warning")
-    if given["verbose"] and not given["quiet"]:
+    if flags.verbose and not flags.quiet:
         click.echo(plan_text(planned, show_parameters=True), err=True)
     total = sum(part.bytes_in for part in (*planned.chain, planned))
-    with showing(total, quiet=given["quiet"]) as progress:
+    with showing(total, quiet=flags.quiet) as progress:
+        memory = flags.max_memory or DEFAULT_MEMORY
         done = run_plan(
             planned,
             out,
-            **{name: given[name] for name in RUN_OPTION_NAMES},
-            keep_intermediates=given["keep_intermediates"],
-            card=given["card"],
-            progress=progress,
+            Settings(flags.threads, memory, flags.device, flags.allow_nonfinite, progress),
+            keep_intermediates=flags.keep_intermediates,
+            card=flags.card,
         )
     seconds = time.perf_counter() - started
-    if given["timings"]:
+    if flags.timings:
         timings = {
             "engine_seconds": done.engine_seconds,
             "total_seconds": seconds,
             "bytes_read": total,
             "bytes_written": planned.bytes_out,
         }
-        _write_timings(given["timings"], timings)
-    if not given["quiet"]:
+        _write_timings(flags.timings, timings)
+    if not flags.quiet:
         _tell_result(done, seconds)
 
 
-def _planned_for(recipe: Path, out: Path, given: dict[str, Any]) -> Any:
+def _planned_for(recipe: Path, out: Path, options: Options, flags: Flags) -> Plan:
     """The plan of a merge; what is wrong with its target and its recipe is told together."""
     from mergeloom.output.directory import check_apart, check_target
 
     blocked: list[Problem] = []
     try:
-        check_target(out, overwrite=given["overwrite"])
+        check_target(out, overwrite=flags.overwrite)
         check_apart(out, [(f"the recipe {recipe}", recipe)])
     except OutputError as error:
         blocked += error.problems
-    timings = given["timings"]
+    timings = flags.timings
     if timings and not (timings.parent.is_dir() or timings.is_relative_to(out)):
         blocked.append(Problem("--timings", f"the folder {timings.parent} does not exist"))
     try:
-        planned = _plan(recipe, given, out, quiet=given["quiet"])
+        planned = _plan(recipe, options, out, verify=flags.verify, quiet=flags.quiet)
     except MergeloomError as error:
         raise type(error)([*blocked, *error.problems]) from None
     if blocked:
@@ -192,7 +217,7 @@ def _write_timings(path: Path, timings: dict[str, float]) -> None:
         raise OutputError(Problem("--timings", problem)) from error
 
 
-def _tell_result(done: Any, seconds: float) -> None:
+def _tell_result(done: Merged, seconds: float) -> None:
     plan = done.plan
     resumed = f", {done.resumed} of them from an earlier run" if done.resumed else ""
     click.echo(
@@ -214,45 +239,32 @@ def _tell_result(done: Any, seconds: float) -> None:
 
 def _plan(
     recipe: Path,
-    given: dict[str, Any],
-    out: Path,
+    options: Options,
+    out: Path = Path("out"),
     *,
+    verify: bool,
     quiet: bool = False,
-    describe_vocabulary: bool = False,
-) -> Any:
+) -> Plan:
     """The plan of a recipe file, with its warnings told."""
     from mergeloom.api import load_with_problems
-    from mergeloom.planning import Options, default_intermediates, make_plan
+    from mergeloom.planning import make_plan, merging_into
 
     problems = Problems()
     try:
-        loaded = load_with_problems(recipe, problems, lenient=given["lenient"])
+        loaded = load_with_problems(recipe, problems, lenient=options.lenient)
     finally:
         if not quiet:
             tell(problems.warnings, "warning")
-    options = Options(
-        out_shard_size=given["out_shard_size"],
-        seed=given["seed"],
-        lenient=given["lenient"],
-        allow_crimes=given["allow_crimes"],
-        unsafe_truncate_embeddings=given["unsafe_truncate_embeddings"],
-        copy_tokenizer=given["copy_tokenizer"],
-        cache_dir=given["cache_dir"],
-        describe_vocabulary=describe_vocabulary,
-        intermediates=given["intermediate_dir"] or default_intermediates(out),
-        arch_file=given["arch_file"],
-        cast_all=given["cast_all"],
-    )
-    planned = make_plan(loaded, options)
+    planned = make_plan(loaded, merging_into(out, options))
     parts = (*planned.chain, planned)
     if not quiet:
         for part in parts:
             tell(part.warnings, "warning")
-    if given["verify"]:
-        from mergeloom.verify import verify
+    if verify:
+        from mergeloom.verify import verify as verified
 
         for part in parts:
-            tell([Problem("--verify", sentence) for sentence in verify(part)], "warning")
+            tell([Problem("--verify", sentence) for sentence in verified(part)], "warning")
     return planned
 
 
@@ -261,11 +273,12 @@ def _plan(
 @plan_options
 @click.option("--show-parameters", is_flag=True, help="The resolved value for every tensor.")
 @click.option("--json", "as_json", is_flag=True, help="The same for programs.")
-def plan(recipe: Path, show_parameters: bool, as_json: bool, **given: Any) -> None:
+def plan(recipe: Path, show_parameters: bool, as_json: bool, verify: bool, **given: Any) -> None:
     """Print what merging RECIPE would do: every tensor, bytes, memory. Reads no weights."""
     from mergeloom.cli.report import plan_json, plan_text
+    from mergeloom.planning import Options
 
-    planned = _plan(recipe, given, Path("out"), quiet=as_json)
+    planned = _plan(recipe, Options(**given), verify=verify, quiet=as_json)
     if as_json:
         click.echo(json.dumps(plan_json(planned), indent=1))
     else:
@@ -276,12 +289,14 @@ def plan(recipe: Path, show_parameters: bool, as_json: bool, **given: Any) -> No
 @RECIPE
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="The same for programs.")
-def tokenizer(recipe: Path, as_json: bool, **given: Any) -> None:
+def tokenizer(recipe: Path, as_json: bool, verify: bool, **given: Any) -> None:
     """Print what merging RECIPE does to every model's tokens. Reads no weights."""
     from mergeloom.cli.report import vocabulary_json
     from mergeloom.cli.vocabulary_table import print_table
+    from mergeloom.planning import Options
 
-    planned = _plan(recipe, given, Path("out"), quiet=as_json, describe_vocabulary=True)
+    options = Options(**given, describe_vocabulary=True)
+    planned = _plan(recipe, options, verify=verify, quiet=as_json)
     if planned.vocabulary is None:
         raise CheckpointError(Problem(planned.donor, "has no tokenizer files"))
     if as_json:
@@ -293,9 +308,11 @@ def tokenizer(recipe: Path, as_json: bool, **given: Any) -> None:
 @mergeloom.command()
 @RECIPE
 @plan_options
-def check(recipe: Path, **given: Any) -> None:
+def check(recipe: Path, verify: bool, **given: Any) -> None:
     """Print every error and warning about RECIPE and its models, and nothing else."""
-    _plan(recipe, given, Path("out"))
+    from mergeloom.planning import Options
+
+    _plan(recipe, Options(**given), verify=verify)
 
 
 @mergeloom.command()

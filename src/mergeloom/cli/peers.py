@@ -14,7 +14,7 @@ import click
 
 from mergeloom._version import __version__
 from mergeloom.cli.errors import run_program
-from mergeloom.cli.main import run_merge
+from mergeloom.cli.main import Flags, run_merge
 from mergeloom.cli.sizes import Size, UserPath
 
 CONFIG_FILE = click.argument("config_file", type=UserPath())
@@ -123,34 +123,27 @@ def _run(
 ) -> None:
     if not given["quiet"]:
         _say_ignored(given)
-    run_merge(
-        recipe,
-        out,
-        {
-            "out_shard_size": given["out_shard_size"],
-            "seed": given["random_seed"] or 0,
-            "lenient": given["lenient"],
-            "allow_crimes": given["allow_crimes"],
-            "unsafe_truncate_embeddings": given.get("unsafe_truncate_embeddings", False),
-            "copy_tokenizer": given["copy_tokenizer"],
-            "cache_dir": given["transformers_cache"],
-            "intermediate_dir": None,
-            "arch_file": None,
-            "cast_all": False,
-            "verify": False,
-            "threads": threads,
-            "max_memory": None,
-            "device": device,
-            "allow_nonfinite": False,
-            # Running a notebook cell again replaces the merge it made; other folders stay safe.
-            "overwrite": given["overwrite"] or _is_earlier_merge(out),
-            "keep_intermediates": False,
-            "card": given["write_model_card"],
-            "timings": None,
-            "quiet": given["quiet"],
-            "verbose": int(given["verbose"]) > 1,
-        },
+    from mergeloom.planning import Options
+
+    options = Options(
+        out_shard_size=given["out_shard_size"],
+        seed=given["random_seed"] or 0,
+        lenient=given["lenient"],
+        allow_crimes=given["allow_crimes"],
+        unsafe_truncate_embeddings=given.get("unsafe_truncate_embeddings", False),
+        copy_tokenizer=given["copy_tokenizer"],
+        cache_dir=given["transformers_cache"],
     )
+    flags = Flags(
+        threads=threads,
+        device=device,
+        # Running a notebook cell again replaces the merge it made; other folders stay safe.
+        overwrite=given["overwrite"] or _is_earlier_merge(out),
+        card=given["write_model_card"],
+        quiet=given["quiet"],
+        verbose=int(given["verbose"]) > 1,
+    )
+    run_merge(recipe, out, options, flags)
 
 
 def _say_ignored(given: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ from mergeloom.cli.sizes import show_size
 from mergeloom.engine.memory import DEFAULT_MEMORY, memory_of
 from mergeloom.engine.sizes import default_threads
 from mergeloom.planning import Job, Plan, VocabularySummary
-from mergeloom.types import DTYPES
+from mergeloom.types import DTYPES, Scalar
 
 
 def plan_text(plan: Plan, *, show_parameters: bool) -> str:
@@ -40,12 +40,12 @@ def _job(job: Job, show_parameters: bool) -> str:
     return line
 
 
-def value_text(values: Any) -> str:
+def value_text(values: Mapping[str, Scalar | None]) -> str:
     """``weight=0.5 normalize=true``; absent values are left out."""
     return " ".join(f"{k}={_short(v)}" for k, v in values.items() if v is not None)
 
 
-def _short(value: Any) -> str:
+def _short(value: Scalar) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value).lower()
 
 

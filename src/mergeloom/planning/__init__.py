@@ -1,6 +1,11 @@
 """Recipe and headers → a flat, printable list of jobs and everything else decided beforehand."""
 
-from mergeloom.planning.build import default_intermediates, make_plan, plan_opened
+from mergeloom.planning.build import (
+    default_intermediates,
+    make_plan,
+    merging_into,
+    plan_opened,
+)
 from mergeloom.planning.plan import (
     Job,
     JobInput,
@@ -26,6 +31,7 @@ __all__ = [
     "default_intermediates",
     "index",
     "make_plan",
+    "merging_into",
     "metadata",
     "plan_opened",
     "public_name",

@@ -216,3 +216,8 @@ def _merged_whole(parts: Sequence[Part]) -> tuple[ModelReference, ...]:
 def default_intermediates(out: Path) -> Path:
     """Where a chain keeps the results of earlier documents: beside the output, hidden."""
     return out.parent / f".{out.name}.chain"
+
+
+def merging_into(out: Path, options: Options) -> Options:
+    """The options with a place for a chain's earlier results, where none was chosen."""
+    return replace(options, intermediates=options.intermediates or default_intermediates(out))
