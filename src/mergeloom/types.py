@@ -94,7 +94,7 @@ class ModelReference:
 
 
 Renames = tuple[tuple[str, str], ...]
-"""(beginning of a tensor name or ``re:…``, what stands there instead), tried in order."""
+"""(prefix of a tensor name or ``re:…``, its replacement), tried in order."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Input:
     """One entry of ``models`` or one source of a slice.
 
     ``layer_range`` is [start, end), zero-based; an end of None means the model's last layer.
-    ``rename`` says what the model's tensors are called. ``where`` is its place in the recipe
+    ``rename`` gives the model's tensors other names. ``where`` is its place in the recipe
     (``slices[0].sources[1]``).
     """
 
@@ -199,7 +199,7 @@ class Recipe:
         lines: recipe path → 1-based line, for messages.
         chain: the documents of the same file that come before this one, in the order to run.
             A model reference whose ``path`` is a chain document's ``name`` means its result.
-        warnings: what reading the file, with all its documents, found to be told.
+        warnings: from reading the file, all its documents included.
     """
 
     merge_method: str
@@ -236,7 +236,7 @@ class Recipe:
         return tuple(entry for own in pieces for inputs in own for entry in inputs)
 
     def rename_of(self, model: ModelReference) -> tuple[str, Renames]:
-        """Where and how the recipe renames a model's tensors; an empty rule for not at all."""
+        """(place in the recipe, rules) of a model's ``rename``; ("", ()) if it has none."""
         found = ((f"{i.where}.rename", i.rename) for i in self.inputs() if i.model == model)
         return next((entry for entry in found if entry[1]), ("", ()))
 
@@ -286,8 +286,8 @@ class View(Protocol):
 
     @property
     def saved_dtype(self) -> str:
-        """The dtype in which its model means to store it: ``dtype``, or for numbers that are made
-        while reading (dequantized, averaged) the one a merge writes unless the recipe says.
+        """The dtype a merge writes unless the recipe names one: ``dtype``, or the model's own for
+        values that are computed while reading (dequantized, averaged).
         """
         ...
 

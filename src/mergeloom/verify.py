@@ -54,7 +54,7 @@ class Misfits:
 def verify(plan: Plan) -> tuple[str, ...]:
     """Load a plan's names and shapes into the class that its config.json names.
 
-    Faults that the donor's own files have too are told, but are none of the plan.
+    Faults that the donor's own files have too are returned, not raised.
 
     Args:
         plan: its chain is not looked at.
@@ -150,7 +150,7 @@ def _class_of(config: Mapping[str, Any], transformers: Any) -> tuple[Any, Any]:
 
 
 def decoded(value: Any) -> Any:
-    """JSON with the numbers that JSON has no word for, as transformers writes them in a mapping."""
+    """JSON with the infinities and NaN that transformers writes as ``{"__float__": ...}``."""
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
             return float(value["__float__"])
@@ -181,7 +181,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' own reports and progress bars, which speak of a load that is none."""
+    """Silence transformers' reports and progress bars: nothing is really loaded."""
     log = transformers.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity(log.CRITICAL)

@@ -57,7 +57,7 @@ OWN_DTYPE = re.compile(
     r"(^|\.)(e_score_correction_bias|expert_bias|A_log|D|dt_bias|time_decay|time_first)$"
 )
 
-# Parts between the stacks: neither before the layers nor after them matters for these.
+# Parts between the stacks: whether they come before or after the layers does not matter.
 KNOWN_PARTS = re.compile(
     r"projector|merger|connector|projection|vision|visual|vit\.|image|audio|speech|rotary|inv_freq"
 )
@@ -129,8 +129,7 @@ class Layout:
     @cached_property
     def unrecognised(self) -> tuple[str, ...]:
         """Tensors that no rule knows: merged by their names like all others, place unknown."""
-        known = (*self.row.modules.values(),)
-        stated = tuple(f"{prefix}." for prefixes in known for prefix in prefixes)
+        stated = tuple(f"{p}." for prefixes in self.row.modules.values() for p in prefixes)
         return tuple(
             name
             for name in self.shapes

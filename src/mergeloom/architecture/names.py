@@ -1,4 +1,4 @@
-"""How the donor's tensors read in another checkpoint, which may call or pack them differently."""
+"""What the donor's tensors are in another checkpoint, which may name or pack them differently."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Alignment:
         return plain(self.loose[name]) if name in self.loose else None
 
     def back(self, name: str) -> str:
-        """The donor's way to write the other checkpoint's loose tensor ``name``."""
+        """The donor's name for the other checkpoint's loose tensor ``name``."""
         for ours, theirs in self.loose.items():
             if theirs == name:
                 return ours
@@ -72,7 +72,7 @@ class Alignment:
         return name
 
     def suffixes(self, prefix: str, index: int) -> tuple[str, ...]:
-        """What the other checkpoint's layer consists of, in the donor's words.
+        """What the other checkpoint's layer consists of, in the donor's names.
 
         Args:
             prefix: of the donor's stack.
@@ -89,7 +89,7 @@ class Alignment:
         )
 
     def layer(self, prefix: str, index: int) -> dict[str, tuple[int, ...]]:
-        """The tensors of the other checkpoint's layer in the donor's words → their shapes there."""
+        """The tensors of the other checkpoint's layer by the donor's names → their shapes there."""
         found = {}
         for suffix in self.suffixes(prefix, index):
             if source := self.find(f"{prefix}.{index}.{suffix}"):
@@ -192,7 +192,7 @@ class Alignment:
         return pack_of(self._kinds[1], shape, tuple(s[0] for s in sizes), columns, experts)
 
     def _backwards(self, ours: str, theirs: str, index: int, suffix: str) -> tuple[str, ...]:
-        """The donor's words for what the other checkpoint calls ``suffix``."""
+        """The donor's names for what the other checkpoint calls ``suffix``."""
         spelled, same = self._ours.get(ours, {}), canonical(suffix)
         if (ours, suffix) in self._donor_shapes:
             return (suffix,)

@@ -45,8 +45,8 @@ class Row:
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fixed_order: bool = False
 
-    def speaks_of(self, config: Mapping[str, Any]) -> bool:
-        """Whether the row is about models with this config.json."""
+    def applies_to(self, config: Mapping[str, Any]) -> bool:
+        """Whether the row holds for models with this config.json."""
         return not self.model_types or config.get("model_type") in self.model_types
 
     def names(self) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def row_for(config: Mapping[str, Any], rows: Rows = ()) -> Row:
     """
     whole = Row()
     for row in (*built_in_rows(), *rows):
-        if row.speaks_of(config):
+        if row.applies_to(config):
             whole = Row(
                 row.where,
                 row.model_types,
@@ -234,7 +234,7 @@ def check_rows(rows: Rows, layouts: Sequence[_Understood]) -> None:
     """
     problems = Problems()
     for row in rows:
-        about = [layout for layout in layouts if row.speaks_of(layout.config)]
+        about = [layout for layout in layouts if row.applies_to(layout.config)]
         if not about:
             kinds = ", ".join(str(layout.config.get("model_type")) for layout in layouts)
             problems.error(

@@ -58,8 +58,8 @@ def is_adapter(name: str) -> bool:
 def walk(root: Path) -> Iterator[str]:
     """Every file under ``root``, relative, with ``/``; no hidden folders, no linked folders.
 
-    Only the first two levels of a folder without weights are looked at: it may be a mistake such
-    as ``/``, and there are only names for a message to find.
+    Of a folder without weights only two levels are listed: it may be a mistake such as ``/``, and
+    the names are needed only for a message.
     """
     depth = 0 if any(map(is_weights, os.listdir(root))) else 2
     for folder, folders, files in os.walk(root):

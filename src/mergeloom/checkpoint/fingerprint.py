@@ -20,9 +20,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """A hash of what the weight files are called, how long they are, and samples of their bytes.
 
     Per file: its name in the folder, its size, everything in front of the first tensor (the
-    header, or the pickle), and 64 samples of 4 KiB, evenly spaced. It tells checkpoints apart
-    that training made different, and does not depend on where and when they were stored. It is
-    a sample: a change of a few bytes between the samples goes unnoticed. It is not a proof.
+    header, or the pickle), and 64 samples of 4 KiB, evenly spaced. Checkpoints
+    that training made different get different hashes, wherever and whenever they were stored.
+    A sample is no proof: a change of a few bytes between the samples goes unnoticed.
 
     Returns:
         SHA-256 in hexadecimal.

@@ -189,9 +189,9 @@ class _Repository:
             return tensors
 
         tensors = read_weights(weights, shown, report, read)
-        # What these say is needed for a plan: their files have to be here.
-        said = {path for name in states(tensors or {}) for path in (tensors or {})[name].files}
-        self._download([file for file in weights.files if self._root / file in said])
+        # A plan needs the content of these tensors, so their files have to be here.
+        needed = {path for name in states(tensors or {}) for path in (tensors or {})[name].files}
+        self._download([file for file in weights.files if self._root / file in needed])
         return tensors
 
     def _header(self, file: str, shown: str) -> tuple[Mapping[str, View] | None, Problems]:

@@ -34,7 +34,7 @@ CHUNK = 1 << 16
 """Elements that are read at once where what is wanted lies scattered in between."""
 
 READ_COST = 1 << 14
-"""Elements that pass by in the time of one more read: what is nearer together is read through."""
+"""Gaps of up to this many elements are read and dropped: one more read would take longer."""
 
 
 @dataclass(frozen=True, slots=True)

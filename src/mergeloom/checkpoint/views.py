@@ -50,9 +50,9 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
 def read_bytes(view: View, start: int, stop: int, scratch: Scratch, key: object) -> memoryview:
     """The bytes of elements [start, stop), little-endian, in the view's own dtype.
 
-    They may live in ``scratch`` under ``key``, as what ``view.read`` gives. Stored elements are
-    read without importing torch, by views that have a method of this name; those that are computed
-    while reading come through it.
+    They may live in ``scratch`` under ``key``, like the result of ``view.read``. Views that have a
+    method of this name read stored elements without importing torch; all others go through
+    ``view.read``.
     """
     read: Callable[..., memoryview] | None = getattr(view, "read_bytes", None)
     if read:
@@ -61,7 +61,7 @@ def read_bytes(view: View, start: int, stop: int, scratch: Scratch, key: object)
 
 
 def stored_at(view: View, start: int) -> tuple[Path, int] | None:
-    """The file and the byte where a view's elements from ``start`` on lie side by side.
+    """The file and byte at which a view's elements from ``start`` on are stored one after another.
 
     None for a view whose elements are computed, or put together, while reading.
     """

@@ -20,8 +20,8 @@ from mergeloom.planning import Job
 class Evaluation(Protocol):
     """Evaluates a job's formula over elements [start, stop), in tiles or in torch.
 
-    ``carried`` is what ``begin`` made for a range of blocks: how many equals of every threshold
-    it may still keep.
+    ``carried`` is what ``begin`` returned for a range of blocks: how many elements equal to each
+    threshold it may still keep.
     """
 
     blocks: int
@@ -46,7 +46,7 @@ class Evaluation(Protocol):
     def scores(
         self, measure: int, pieces: Sequence[tuple[int, int]], scratch: Scratch, carried: Any
     ) -> Numbers:
-        """The bits of a measure's scores in pieces of the same size, an array of the caller's own.
+        """The bits of a measure's scores in pieces of the same size, in an array the caller owns.
 
         Shape (scores, pieces, elements).
         """

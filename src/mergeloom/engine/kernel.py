@@ -48,7 +48,7 @@ class Kernel:
 
     ``span`` is the number of the range; ranges are the same in every pass. What is absorbed is
     put in order by span, so the result does not depend on which worker was first. A kernel
-    without measuring passes inherits what it has no use for.
+    without measuring passes need not override their methods.
     """
 
     phases: int = 0

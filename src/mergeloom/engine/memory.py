@@ -49,7 +49,7 @@ REGISTERS = 32 << 10
 """Bytes that the registers of a program take for each input, at most."""
 
 Bytes = Counter[str]
-"""What for → bytes. Buffers are used again, each for the largest job, so two jobs want ``|``."""
+"""Purpose → bytes. Jobs share buffers, which grow to the largest, so two jobs take their ``|``."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,10 @@ class Memory:
 
     Args:
         process: before there is any buffer.
-        worker: of a worker and of the tensor it is at. No more tensors than workers are under way:
-            one more is started only when all spans of the others are handed out, and so when some
-            other worker is at each of them.
-        held: of ``worker``, the inputs of a block that stay while it is computed.
-        kept: of the inputs of a tensor that stay for its next pass, if there is room.
+        worker: of a worker and the tensor it is at. There are never more tensors in progress than
+            workers: the next one starts only when all spans of the others are handed out.
+        held: the part of ``worker`` that holds a block's inputs while it is computed.
+        kept: of the inputs of one tensor, which stay for its next pass where there is room.
     """
 
     process: int
@@ -71,11 +70,11 @@ class Memory:
     kept: int
 
     def least(self, threads: int) -> int:
-        """Without any input that stays for a pass."""
+        """With no inputs kept from one pass to the next."""
         return self.process + threads * self.worker
 
     def peak(self, threads: int, memory: int = DEFAULT_MEMORY) -> int:
-        """With as many of them as there is room for in ``memory``."""
+        """With as many inputs kept from one pass to the next as fit into ``memory``."""
         return self.least(threads) + self._room(threads, memory)
 
     def affordable(self, threads: int, memory: int) -> int:
@@ -164,8 +163,8 @@ def _plain_bytes(job: Job) -> tuple[Bytes, int]:
         made |= Bytes(inside=FLOAT * step * keys, tallies=FLOAT * span * keys + (1 << 20))
         made |= Bytes(scores=2 * FLOAT * most * scores)
         room = min(remembered_bytes(size, inputs), FLOAT * size * keys)
-        # Of every score the sample, at first also as its ranges gave it, which is gone when tallies
-        # leave scores inside the brackets: those of the choice that is settled again, and masks.
+        # The samples of all scores. While they are put together the ranges' pieces are there too;
+        # later, instead, the scores inside brackets, and a copy and masks of one choice's.
         sample = FLOAT * everything * scores
         settling = room + 3 * room // (2 * max(1, keys))
         passed = max(passed, sample + max(sample + FLOAT * everything, settling))

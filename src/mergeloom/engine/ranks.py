@@ -1,4 +1,4 @@
-"""Places of magnitudes among those of their row, and random choices weighed by them."""
+"""Ranks of magnitudes within their rows, and random choices weighted by rank."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ REMEMBERED = 32 << 20
 may be thresholds."""
 
 REMEMBERED_LEAST = 4 << 20
-"""What the smallest tensor may keep so."""
+"""The same limit for the smallest tensors."""
 
 PIECE = 1024
 """Elements of a sample that lie side by side."""
@@ -55,7 +55,7 @@ def block_row(job: Job) -> int:
 def sampled(size: int) -> float:
     """About how many elements are looked at to know a tensor of ``size``.
 
-    What a sample costs and what it spares, as brackets are narrower, are in balance then.
+    With that many, what a sample costs balances what narrower brackets save.
     """
     return max(16 * PIECE, min(SAMPLED, math.pow(size, 2 / 3)))
 
@@ -63,9 +63,9 @@ def sampled(size: int) -> float:
 def sample_of(start: int, stop: int, size: int, row: int) -> list[tuple[int, int]]:
     """The pieces of elements [start, stop) that are looked at to know a tensor of ``size``.
 
-    In order and all of the same size: whole rows of ``row`` elements at places that fall into no
-    step with the columns, fewer of a range the larger the tensor is. A range of few elements is
-    one piece.
+    In order and all of the same size: whole rows of ``row`` elements, spread so that they are out
+    of step with the columns. The larger the tensor, the smaller the share of a range. A range of
+    few elements is one piece.
     """
     piece = -(-PIECE // row) * row
     share = sampled(size) / PIECE * (stop - start) / size

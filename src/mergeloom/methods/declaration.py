@@ -108,14 +108,14 @@ UNCHANGED = WeightedSum((1.0,))
 
 
 class Values(Protocol):
-    """A stretch of a tensor as the arithmetic sees it: floats in float32, or float64 if an input
-    or the output is, of shape (elements,).
+    """Consecutive elements of a tensor as the arithmetic sees them: shape (elements,), float32, or
+    float64 if an input or the output is.
 
     A formula that uses nothing but what stands here runs in the engine's own loops: it is called
     once with symbols in place of numbers. Where that fails, and on GPUs, it is called for every
     block with torch tensors, so it may use all of torch, at torch's speed. There are no
     comparisons here: instead of choosing by a mask, multiply with a :meth:`sign` that was shifted
-    and clamped to 0 and 1. Unlike a mask that lets no NaN or infinity of an input disappear.
+    and clamped to 0 and 1. Unlike a mask, a product lets no NaN or infinity of an input disappear.
     """
 
     def __add__(self, other: Self | float, /) -> Self: ...
@@ -171,8 +171,8 @@ class Block(Protocol):
         ...
 
     def known(self, measure: int) -> Array:
-        """The totals that the formula's measure of that number found, in float64; of the shape of
-        the list it gave."""
+        """The totals that measure number ``measure`` of the formula found, in float64 and in the
+        shape of the list it returned."""
         ...
 
     def threshold(self, measure: int, score: int, choice: int) -> float:
@@ -182,9 +182,9 @@ class Block(Protocol):
     def keep_largest(self, measure: int, score: int, choice: int, values: Values) -> Values:
         """The values that are among the chosen largest of the tensor, 0 for the others.
 
-        The sizes of ``values`` are this block's row ``score`` of that :class:`Largest`,
-        ``choice`` the place in that row's counts. Of equals the lower flat index is larger. At
-        most once for a choice in one function of a formula.
+        The magnitudes of ``values`` must be row ``score`` of the scores of that :class:`Largest`;
+        ``choice`` is an index into the counts of that row. Of equal elements the one with the
+        lower flat index counts as larger. A function of a formula may call it once for a choice.
         """
         ...
 
@@ -230,11 +230,12 @@ class Totals:
 class Largest:
     """A pass that finds exactly the k-th largest of non-negative scores, without sorting.
 
-    It reads a sample first, and all once more in the rare case that the sample misled.
+    It reads a sample, then everything; and everything again in the rare case that the sample
+    misled.
     ``scores`` maps a block to a list of rows of scores, one for each element. ``counts`` maps (the
     number of non-zero scores of each row, the number of elements) to how many of the largest to
-    choose, several choices for each row. Without ``of_nonzero`` the first argument is a guess from
-    the sample, but never 0 unless the sample has none, and never positive unless there are some.
+    choose, several choices for each row. Without ``of_nonzero`` the first argument is an estimate,
+    0 if and only if the sample has no non-zero score.
     """
 
     scores: Callable[[Block], Sequence[Values]]

@@ -76,7 +76,7 @@ class CommonVocabulary:
         return MappedRows(sources, own, rows, axis)
 
     def exact(self, name: str, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Element ranges that are alike in every input and exactly so in the output."""
+        """Element ranges of forced rows: equal in every input, and copied as they are."""
         if name not in self._axes:
             return ()
         axis = self._axes[name]

@@ -76,7 +76,7 @@ def _scope(model: Model, rebuilt: Restacked) -> Mapping[str, Any]:
 
 
 def warn_of_links(files: Sequence[SideFile], problems: Problems) -> None:
-    """Links that lead out of a model's folder: what they mean is copied, and perhaps published."""
+    """Warn of links out of a model's folder: their content is copied, and perhaps published."""
     for root in dict.fromkeys(file.root for file in files):
         real = root.resolve()
         # The hub's cache keeps a revision's files as links to blobs beside its snapshots.

@@ -94,7 +94,7 @@ class JobMaker:
         return job
 
     def _is_constant(self, target: Target, part: Part, found: Sequence[Source | None]) -> bool:
-        """Whether it is a buffer by its name and, where there is one to look at, its shape."""
+        """Whether it is a buffer, by its name and by its shape in the inputs that have it."""
         pairs = zip(part.inputs, found, strict=True)
         return is_buffer(target.name) and all(
             is_buffer(target.name, self.models[entry.model].view(source).shape)
@@ -105,10 +105,10 @@ class JobMaker:
     def _is_apart(
         self, target: Target, part: Part, found: Sequence[Source | None], lead: int
     ) -> bool:
-        """Whether the others have nothing like it: a head, a projector, a whole vision tower.
+        """Whether only the lead has it: a head, a projector, a whole vision tower.
 
-        A layer that lacks one tensor is another kind of layer, so of a stack that an input has,
-        it must have all.
+        A tensor of a layer counts only if the other inputs lack the whole stack: a layer that
+        lacks one tensor is another kind of layer.
         """
         if any(source for i, source in enumerate(found) if i != lead) or all(found):
             return False
@@ -128,13 +128,13 @@ class JobMaker:
     ) -> Job | None:
         """A copy from the base, else from the donor where it is meant, else the first input."""
         donor = self.models.donor_reference
-        # A base that is no source of the slice has no layer that belongs here, but ends it has.
-        spoken = not part.is_slice or (
+        # A base that is not a source of the slice has no layer for it, but it has the ends.
+        from_donor = not part.is_slice or (
             self.recipe.base_model is not None
             and part.origin is None
             and target.place.role != "layer"
         )
-        if part.base is None and spoken and donor.path:
+        if part.base is None and from_donor and donor.path:
             source = self.models.find(donor, target.name)
             if source is not None:
                 return self._copy(target, donor, source, why)
@@ -205,14 +205,14 @@ class JobMaker:
     def _input(self, target: Target, part: Part, number: int, source: Source) -> JobInput:
         entry = part.inputs[number]
         model = self.models[entry.model]
-        # The head of a tied model is its embedding, but a recipe speaks of it as the head, and of
-        # what the model keeps in another form by the name that the donor gives it.
+        # What the recipe's filters match: the model's own name, but the donor's for what the model
+        # packs in another way, and the head's for the embedding of a tied model.
         is_tied_head = target.place.role == "head" and source.names[0] == model.layout.tied_to
-        spoken = source.names[0] if source.is_plain else target.sources[number]
+        own_name = source.names[0] if source.is_plain else target.sources[number]
         parameters = self.resolver.per_model(
             part,
             entry,
-            target.name if is_tied_head else spoken,
+            target.name if is_tied_head else own_name,
             target.position,
             is_base=number == part.base,
         )

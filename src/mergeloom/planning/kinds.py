@@ -19,7 +19,7 @@ FIELDS = ("model_type", "architectures")
 
 @dataclass(frozen=True)
 class Match:
-    """How a model's tensors meet the donor's: in layers that both have, and around the layers.
+    """How a model's tensors compare with the donor's, in layers that both have and outside them.
 
     ``matched`` counts those of one shape, ``unmatched`` are the names of the others on both sides.
     """
@@ -72,7 +72,7 @@ def check_kinds(recipe: Recipe, models: Models, options: Options, problems: Prob
 
 
 def check_crimes(maker: JobMaker, jobs: Sequence[Job]) -> None:
-    """With everything copied, nothing was merged."""
+    """Refuse a merge in which every tensor would be copied."""
     if maker.unmatched and not any(job.method for job in jobs):
         maker.problems.error("--allow-crimes", "not one tensor of these models matches")
 

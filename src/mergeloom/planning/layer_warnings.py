@@ -1,4 +1,4 @@
-"""What config.json says about layers and the weights, or another input, do not."""
+"""Warnings where config.json disagrees about layers with the weights or another input."""
 
 from __future__ import annotations
 

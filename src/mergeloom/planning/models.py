@@ -1,4 +1,4 @@
-"""The models of a recipe, opened and understood: how each one's tensors read beside the donor's."""
+"""The models of a recipe: opened, understood, and their tensors matched with the donor's."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mergeloom.types import Checkpoint, ModelReference, Recipe, View
 
 @dataclass(frozen=True)
 class Model:
-    """An opened input: its checkpoint, its layout and how the donor's names read in it."""
+    """An opened input: its checkpoint, its layout, and what the donor's tensors are in it."""
 
     checkpoint: Checkpoint
     layout: Layout
     alignment: Alignment
 
     def view(self, source: Source) -> View:
-        """The view of what the donor's tensor is in this model."""
+        """The view of a tensor that the alignment found in this model."""
         views = [self.checkpoint.tensors[name] for name in source.names]
         if source.shape is None:
             return views[0]

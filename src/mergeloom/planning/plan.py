@@ -72,8 +72,8 @@ class Job:
         parameters: the global parameters as plain values.
         position: its place in gradients, 0 to 1.
         why: for a copied tensor, the reason.
-        exact: element ranges [start, stop) that are the first input's, whatever the method makes
-            of them: the rows of tokens that a recipe forces.
+        exact: element ranges [start, stop) that are copied from the first input whatever the
+            method computes: the rows of tokens that the recipe forces.
     """
 
     name: str
@@ -148,7 +148,7 @@ class FilterUse:
 
 @dataclass(frozen=True)
 class ModelVocabulary:
-    """One input.
+    """What becomes of one input's vocabulary.
 
     Args:
         model: its label.

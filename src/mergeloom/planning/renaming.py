@@ -1,4 +1,4 @@
-"""``rename:`` of a recipe: what a model's tensors are called from then on."""
+"""``rename:`` of a recipe: other names for a model's tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What slices cannot do to a model although every layer that they name is there."""
+"""Slices that cannot be made although every layer they name exists."""
 
 from __future__ import annotations
 

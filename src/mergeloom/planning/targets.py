@@ -24,8 +24,8 @@ class Part:
 
     ``base`` is the place of the method's base among ``inputs``, None without one. ``levels`` are
     the settings below the inputs' own, highest precedence first, each with its recipe path.
-    ``origin`` is the place of the base that the recipe names, also where the method uses none:
-    tensors that are not merged are copied from it.
+    ``origin`` is the place among ``inputs`` of the base that the recipe names, even if the method
+    uses none: tensors that are not merged are copied from it.
     """
 
     inputs: tuple[Input, ...]
@@ -46,7 +46,7 @@ class Target:
     """One output tensor before its inputs are looked up.
 
     ``sources`` are names in the donor's spelling, one for each input of the part. ``part`` is
-    None for a tensor that no module of the recipe speaks of.
+    None for a tensor that no module of the recipe covers.
     """
 
     name: str

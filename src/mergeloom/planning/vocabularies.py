@@ -27,7 +27,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Decided:
-    """What planning learnt of vocabularies.
+    """What was decided about the output's vocabulary.
 
     Args:
         common: how rows come into the output's vocabulary; None when they all fit as they are.

@@ -54,9 +54,9 @@ def arrange(recipes: Sequence[Recipe], problems: Problems) -> Recipe:
 
 
 def refuse_misspelt_sources(recipes: Sequence[Recipe], problems: Problems) -> None:
-    """Tell a tokenizer source that is nearly ``union`` or ``base`` and names nothing here.
+    """Report a tokenizer source that is probably a misspelt ``union`` or ``base``.
 
-    Otherwise it would be looked for on the hub, whose answer says nothing of these words.
+    It would otherwise be looked up on the hub, whose answer mentions neither word.
     """
     names = {recipe.name for recipe in recipes}
     for recipe in recipes:

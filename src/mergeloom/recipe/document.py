@@ -67,7 +67,7 @@ def read_document(
 
 @dataclass(frozen=True)
 class _Checks:
-    """What no single key can tell."""
+    """The checks that need more than one key."""
 
     data: Mapping[str, Any]
     lines: Mapping[str, int]
@@ -143,7 +143,7 @@ class _Checks:
                     self.warn(f"{path}slices[{i}].residual_weight", "is ignored; no tool reads it")
 
     def renames(self, recipe: Recipe) -> None:
-        """A model has one set of names in a merge."""
+        """Report a model that two entries rename in different ways."""
         for entry in recipe.inputs():
             where, rules = recipe.rename_of(entry.model)
             if entry.rename and entry.rename != rules:
@@ -151,7 +151,7 @@ class _Checks:
                 self.error(f"{entry.where}.rename", message)
 
     def model_parameters(self, structure: RecipeFile, recipe: Recipe) -> None:
-        """Settings by model must name models, and should name models of this recipe."""
+        """The keys of ``input_model_parameters`` must be models, and should be used here."""
         used = recipe.models()
         for name in structure.input_model_parameters:
             where = f"input_model_parameters.{name}"

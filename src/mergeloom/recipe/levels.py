@@ -43,7 +43,7 @@ class Declarations:
 
     @classmethod
     def of(cls, method: str, methods: Mapping[str, MethodWords] | None) -> Declarations:
-        """The declarations of a method; of one no name comes near, none."""
+        """The declarations of a method, or of the one that a misspelt name probably means."""
         if methods is None:
             return cls(method, None, None)
         # The parameters of a misspelt method are held against the one that was meant.
@@ -53,7 +53,7 @@ class Declarations:
 
     @cached_property
     def all(self) -> Mapping[str, ParameterWords]:
-        """What any method reads: found when it is asked for, as it searches for plug-ins."""
+        """What any method reads. Computed on first use, because it loads plug-ins."""
         return known_parameters(self.methods)
 
     def names(self) -> frozenset[str]:
@@ -67,7 +67,7 @@ class Declarations:
         return EMBED_SLERP if name == EMBED_SLERP.name else None
 
     def warning(self, name: str, per_model: bool) -> str:
-        """What to say of a parameter the method does not read here, or an empty text."""
+        """The warning about a parameter that the method does not read here, or an empty text."""
         known = self.declaration(name)
         if known and per_model and not getattr(known, "per_model", True):
             return f"{name} is one value for all models, so it is not read here"

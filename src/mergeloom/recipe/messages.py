@@ -33,8 +33,8 @@ def validated(
     When ``lenient``, keys that are not known are passed over with a warning.
 
     Returns:
-        The structure and the paths that misspelt keys, told as errors, were probably meant to
-        be; that those are missing need not be told as well.
+        The structure, and the paths that misspelt keys were probably meant to be, so that they
+        are not reported as missing too.
     """
     meant: set[str] = set()
     mistakes: list[Mistake] = []
@@ -65,7 +65,7 @@ def _dig(data: Any, place: Place) -> Any:
 def unknown_key(
     place: Place, data: dict[str, Any], parameter_names: frozenset[str]
 ) -> tuple[str, str]:
-    """What to say of a key that does not belong, and the key of its level it probably means."""
+    """The message for a key that does not belong here, and the key it probably means."""
     key = str(place[-1])
     level = level_of(place[:-1])
     known = tuple(level.keys()) if level else ()

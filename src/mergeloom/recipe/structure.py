@@ -24,7 +24,7 @@ class Mistake:
         message: what to say; empty for a key that the level does not know.
         hint: what to do about it.
         suffix: where below the place, as it is written in a message.
-        missing: whether it is that the key of the place is not written.
+        missing: whether the mistake is that the key of this place is absent.
     """
 
     place: Place
@@ -41,7 +41,7 @@ class Kind:
     Args:
         read: the value written, its place and the list of mistakes → what it stands for.
         schema: the JSON Schema of what may be written.
-        absent: what it is where its key is not written.
+        absent: the value where the key is absent.
     """
 
     read: Callable[[Any, Place, list[Mistake]], Any]
@@ -51,7 +51,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a level; ``required`` is what to say where it must be written and is not."""
+    """A key of a level; ``required`` is the message where it is absent, empty if it may be."""
 
     kind: Kind
     description: str
@@ -116,7 +116,7 @@ class Level:
 
 
 def scalar(read: Callable[[Any], Any], schema: Mapping[str, Any], absent: Any = None) -> Kind:
-    """What a function reads, whose ValueError says in one sentence what is wrong."""
+    """A value that a function reads; its ValueError says in one sentence what is wrong."""
 
     def convert(value: Any, place: Place, mistakes: list[Mistake]) -> Any:
         try:
@@ -140,7 +140,7 @@ def one(level: type[Level]) -> Kind:
 
 
 def several(kind: Kind, least: int = 0) -> Kind:
-    """A list; where none is required, it may be left empty."""
+    """A list of ``least`` items or more; null is an empty list where ``least`` is 0."""
 
     def read(value: Any, place: Place, mistakes: list[Mistake]) -> list[Any]:
         if value is None and not least:
@@ -161,7 +161,7 @@ def several(kind: Kind, least: int = 0) -> Kind:
 
 
 def named(kind: Kind, schema: Mapping[str, Any] | None = None) -> Kind:
-    """A mapping from names to values, which may be left empty."""
+    """A mapping from names to values; null is an empty one."""
 
     def read(value: Any, place: Place, mistakes: list[Mistake]) -> dict[str, Any]:
         if value is None:
@@ -177,7 +177,7 @@ def named(kind: Kind, schema: Mapping[str, Any] | None = None) -> Kind:
 
 
 def optional(kind: Kind, empty: Any = None) -> Kind:
-    """A value or nothing, which stands for ``empty``."""
+    """A value or null, which is read as ``empty``."""
 
     def read(value: Any, place: Place, mistakes: list[Mistake]) -> Any:
         if value is None and empty is None:

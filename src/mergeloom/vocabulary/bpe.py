@@ -16,7 +16,7 @@ LONGEST = 24
 
 @dataclass(frozen=True)
 class Rules:
-    """Merge rules in order of rank, and what the tokens that came in can do with them.
+    """Merge rules in order of rank, and the new tokens that they do not reach.
 
     Args:
         rules: the anchor's rules, then those of the others, then the joining ones.
@@ -91,7 +91,7 @@ def carried_rules(
     unreached: list[str] = []
     for model, rules, tokens in donors:
         cut = _cut([t for t in tokens if len(t) > 1], vocab, known, anchor)
-        # What its own tokenizer never produces nobody trained: it need not be reached here.
+        # A token that its own tokenizer never produces was never trained: it need not be reached.
         if not model.get("ignore_merges"):
             own = known_rules(rules, model["vocab"], "")
             never = _cut(list(cut), model["vocab"], own, model)

@@ -19,7 +19,7 @@ def tokenizer_files(
 
     Both are empty if the donor's files are right as they are. Otherwise ``tokenizer.json`` and a
     ``tokenizer_config.json`` that agrees with it are written, and ``special_tokens_map.json`` and
-    ``added_tokens.json`` where the donor has them. Stale are its other files that say a
+    ``added_tokens.json`` where the donor has them. Stale are its other files that hold a
     vocabulary, such as ``tokenizer.model``.
     """
     if output.document is None:

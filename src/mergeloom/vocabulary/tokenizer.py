@@ -61,7 +61,7 @@ class Tokenizer:
         where: the file that messages about its content name.
         files: the files that make the vocabulary and those that describe it: name → content.
         digest: of the files that make the vocabulary. Equal digests: the same vocabulary.
-        others: names of further files in the folder that say the same vocabulary.
+        others: names of further files in the folder that hold the same vocabulary.
     """
 
     label: str

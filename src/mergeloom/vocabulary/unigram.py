@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 MARGIN = 1e-3
 """By how much a piece must beat its best split: scores are logarithms of about -3 to -20."""
 UNUSED = 1000.0
-"""How far below every other score a piece stands that no text shall use."""
+"""How far below every other score a piece is put that no text shall use."""
 
 
 def carried_scores(

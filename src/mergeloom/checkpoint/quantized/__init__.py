@@ -17,13 +17,13 @@ from mergeloom.types import View
 __all__ = ["dequantized"]
 
 _PLAIN = frozenset("F64 F32 F16 BF16 I64 BOOL C64".split())
-"""What a checkpoint holds that is not quantized; every format of codes has tensors of others."""
+"""The dtypes of a checkpoint that is not quantized; every quantized format has others too."""
 
 METHODS = frozenset(
     """awq bitsandbytes bitsandbytes_4bit bitsandbytes_8bit compressed-tensors compressed_tensors
     fbgemm_fp8 fp8 gptq modelopt mxfp4 mxfp8 nvfp4""".split()
 )
-"""What config.json calls the quantization → read here. Everything else is refused."""
+"""config.json's names of the quantizations that are read; every other one is refused."""
 
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Models whose layers are stored transposed; quantizers turn them, unlike their originals."""

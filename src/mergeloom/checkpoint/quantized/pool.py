@@ -86,7 +86,7 @@ def quantization_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def own_dtype(config: Mapping[str, Any]) -> str:
-    """The float dtype that a model means to be in: the config's, BF16 without one."""
+    """The model's own float dtype: what config.json says, else BF16."""
     scopes = [config, *(v for v in config.values() if isinstance(v, Mapping))]
     for scope in scopes:
         for key in ("dtype", "torch_dtype"):
