@@ -157,15 +157,17 @@ def run_plan(
     for folder, needed in _disk_needed(parts, target).items():
         check_space(folder, needed)
     seconds = 0.0
-    for part in parts:
-        for checkpoint in part.inputs:
-            fetch(checkpoint, part.weight_files())
-        if part.folder is None:
-            written = write(part, target, settings, card=card)
-            seconds += written.report.seconds
-        elif not part.folder.exists():  # it is named after its content and moved in when complete
-            seconds += write(part, part.folder, settings, card=card).report.seconds
-    close_files()
+    try:
+        for part in parts:
+            for checkpoint in part.inputs:
+                fetch(checkpoint, part.weight_files())
+            if part.folder is None:
+                written = write(part, target, settings, card=card)
+                seconds += written.report.seconds
+            elif not part.folder.exists():  # named after its content and moved in when complete
+                seconds += write(part, part.folder, settings, card=card).report.seconds
+    finally:
+        close_files()
     if not keep_intermediates:
         _remove_intermediates(planned, target)
     return Merged(

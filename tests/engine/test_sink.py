@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
+import time
 
 import pytest
 from models import llama, llama_config, save
@@ -52,3 +54,37 @@ def test_files_that_cannot_be_reserved_are_closed(tmp_path, monkeypatch):
         )
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
+
+
+def test_files_stay_open_for_a_flush_that_is_interrupted(tmp_path, monkeypatch):
+    """Its descriptors are closed next, and may be another file's when it uses them again."""
+    save(tmp_path / "A", llama(2), llama_config(2))
+    plan = mergeloom.plan({"merge_method": "passthrough", "models": [str(tmp_path / "A")]})
+    begun, go, raised, done = (threading.Event() for _ in range(4))
+
+    def slow(fd):
+        begun.set()
+        assert go.wait(60)
+        done.set()
+
+    monkeypatch.setattr(sink, "SECONDS_BETWEEN_FLUSHES", 0)
+    monkeypatch.setattr(os, "fsync", slow)
+    journal = Journal(tmp_path / "journal", "x")
+    files = ShardFiles(plan, tmp_path, {}, journal)
+    assert begun.wait(60)
+
+    def interrupt():
+        files._closing.wait(60)
+        time.sleep(0.1)  # until it waits for the flush
+        os.kill(os.getpid(), signal.SIGINT)
+        raised.wait(0.3)  # it is not raised before the flush has ended
+        go.set()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        files.close()
+    assert done.is_set()
+    raised.set()
+    interrupting.join()
+    journal.close()

@@ -25,6 +25,7 @@ from mergeloom.engine.sizes import (
     BLOCKS_PER_SPAN,
     default_threads,
 )
+from mergeloom.engine.waiting import wait_through
 from mergeloom.errors import MergeError, MergeloomError, Problem
 from mergeloom.planning import Job, Plan
 from mergeloom.types import DTYPES, numel
@@ -222,9 +223,7 @@ def check_settings(plan: Plan, settings: Settings) -> None:
 def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
     """Run ``count`` workers to their end; an interrupt stops them after their current span.
 
-    So does a thread that cannot be started: nobody writes any more when this returns. They are
-    waited for by events: in Python 3.11 an interrupted ``join`` takes a thread that is still
-    running, and still writing, for one that has ended.
+    So does a thread that cannot be started: nobody writes any more when this returns.
     """
     ends = [threading.Event() for _ in range(count)]
     begun: list[threading.Event] = []
@@ -243,10 +242,9 @@ def _run_workers(work: Callable[[], None], count: int, queue: Queue) -> None:
             end.wait()
     except BaseException:
         queue.stop()  # who begins later finds nothing to do
-        while any(not end.is_set() for end in begun):
+        for end in begun:
             with contextlib.suppress(BaseException):  # the first one is raised
-                for end in begun:
-                    end.wait()
+                wait_through(end)
         raise
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from mergeloom.checkpoint.views import as_bytes
 from mergeloom.engine.journal import Journal
 from mergeloom.engine.kernel import Place, unwritable
+from mergeloom.engine.waiting import wait_through
 from mergeloom.errors import OutputError, Problem
 from mergeloom.planning import Plan, Shard, shard_header
 from mergeloom.types import DTYPES
@@ -69,13 +70,13 @@ class ShardFiles:
         self._journal = journal
         self._places: dict[int, Place] = {}
         self._files: list[int] = []
-        self._closing = threading.Event()
+        self._closing, self._ended = threading.Event(), threading.Event()
         self._failure: OutputError | None = None
-        self._flushing = threading.Thread(target=self._flush, name="mergeloom-flush", daemon=True)
+        flushing = threading.Thread(target=self._flush, name="mergeloom-flush", daemon=True)
         try:
             for shard in plan.shards:
                 self._open(folder / shard.file, shard, plan, fingerprints)
-            self._flushing.start()
+            flushing.start()
         except BaseException:
             self._close()
             raise
@@ -98,8 +99,10 @@ class ShardFiles:
 
     def close(self) -> None:
         """Close the files; the blocks are the operating system's to keep from here on."""
-        self._stop_flushing()
-        self._close()
+        try:
+            self._stop_flushing()
+        finally:
+            self._close()
 
     def _open(self, path: Path, shard: Shard, plan: Plan, fingerprints: Mapping[str, str]) -> None:
         header = shard_header(plan, shard, fingerprints)
@@ -122,10 +125,12 @@ class ShardFiles:
                     last = time.monotonic()
         except OutputError as error:
             self._failure = error
+        finally:
+            self._ended.set()
 
     def _stop_flushing(self) -> None:
         self._closing.set()
-        self._flushing.join()
+        wait_through(self._ended)  # it uses descriptors that are closed next
 
     def _close(self) -> None:
         for fd in self._files:
