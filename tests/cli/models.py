@@ -118,6 +118,11 @@ def linear(*models: str, more: str = "") -> str:
     return "\n".join(["merge_method: linear", "models:", *lines, more])
 
 
+def second(message: str) -> list[str]:
+    """The one message about the second model of :func:`linear`."""
+    return [f"models[1] (line 4): {message}"]
+
+
 def method(name: str, *models: str, more: str = "") -> str:
     """A recipe without parameters; ``models[i]`` is on line i + 3."""
     return "\n".join([f"merge_method: {name}", "models:", *(f"  - {m}" for m in models), more])

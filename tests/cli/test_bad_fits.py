@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from .models import config, linear, model, slices, tokenizer, weights, write_json
+from .models import config, linear, model, second, slices, tokenizer, weights, write_json
 from .program import merge, mistakes, refused, run
 
 TOKENS = [f"t{i}" for i in range(16)]
@@ -17,11 +17,6 @@ CHOICES = (
     "Say which tokens the result has: tokenizer_source: base (the base's), union (all of them) or "
     "the name of a model."
 )
-
-
-def second(message: str) -> list[str]:
-    """The one message about the second model of :func:`linear`."""
-    return [f"models[1] (line 4): {message}"]
 
 
 def gpt2(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from .models import linear, model, sharded, write_json
+from .models import linear, model, second, sharded, write_json
 from .program import refused
 
 LOCAL = "does not exist (looks like a local path)"
@@ -17,11 +17,6 @@ PLUS = "'+' separates a LoRA; write {model: {path: ...}} for a path with a '+' i
 AT = "'@' separates a revision; write {model: {path: ...}} for a path with an '@' in it"
 HUB = "does not exist, and is no id of the hub either (organisation/name)"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 99\n"
-
-
-def second(message: str) -> list[str]:
-    """The one message about the second model of :func:`linear`."""
-    return [f"models[1] (line 4): {message}"]
 
 
 NOWHERE = {

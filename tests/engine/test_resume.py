@@ -18,6 +18,7 @@ import pytest
 import torch
 import victim
 from models import assert_same_files, save
+from stopping import Stop, stop_after
 
 import mergeloom
 from mergeloom import OutputError
@@ -45,21 +46,6 @@ def recipe(inputs: Path, method: str = "nuslerp", weight: float = 0.3) -> str:
         f"- {{model: {inputs / 'one'}, parameters: {{weight: {weight}}}}}\n"
         f"- {{model: {inputs / 'two'}, parameters: {{weight: 1.0}}}}\n"
     )
-
-
-class Stop(BaseException):
-    """Ends a merge in this process, as an interrupt would."""
-
-
-def stop_after(spans: int):
-    """A progress callback that ends the merge at its n-th piece."""
-    left = iter(range(spans))
-
-    def progress(read: int, written: int) -> None:
-        if next(left, None) is None:
-            raise Stop
-
-    return progress
 
 
 def wait_for_a_tensor(journal: Path, alive: Callable[[], bool]) -> None:

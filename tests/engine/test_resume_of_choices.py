@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from models import assert_same_files, save
+from stopping import Stop, stop_after
 
 import mergeloom
 
@@ -15,10 +16,6 @@ CHOOSING = {
     "sce": "{select_topk: 0.3}",
     "arcee_fusion": "{}",
 }
-
-
-class Stop(BaseException):
-    """Ends a merge in this process, as an interrupt would."""
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +40,8 @@ def test_resume(method, inputs, tmp_path):
     mergeloom.merge(text, tmp_path / "whole" / "out", options=options)
     out = tmp_path / "out"
     for pieces in (5, 9):
-        left = iter(range(pieces))
-
-        def progress(read: int, written: int, left=left) -> None:
-            if next(left, None) is None:
-                raise Stop
-
         with pytest.raises(Stop):
-            mergeloom.merge(text, out, progress=progress, threads=1, options=options)
+            mergeloom.merge(text, out, progress=stop_after(pieces), threads=1, options=options)
     done = mergeloom.merge(text, out, options=options)
     assert 0 < done.resumed < 8
     assert_same_files(out, tmp_path / "whole" / "out")

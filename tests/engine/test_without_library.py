@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from models import assert_same_files, save
+from stopping import Stop, stop_after
 
 import mergeloom
 from mergeloom.cli.main import mergeloom as command
@@ -122,21 +123,11 @@ def test_a_library_that_cannot_be_loaded_is_one_that_is_missing(tmp_path, monkey
     assert "not compiled" in shared_object.loaded.__wrapped__()
 
 
-class Stop(BaseException):
-    """Ends a merge in this process, as an interrupt would."""
-
-
 @pytest.mark.parametrize("library_goes", [True, False])
 def test_a_run_is_only_continued_with_the_arithmetic_it_began_with(library_goes, folder):
     text, out = folder / "linear.yml", folder / "out"
-    left = iter(range(2))
-
-    def stop_at_the_third(read: int, written: int) -> None:
-        if next(left, None) is None:
-            raise Stop
-
     with pytest.raises(Stop):
-        mergeloom.merge(text, out, progress=stop_at_the_third, threads=1)
+        mergeloom.merge(text, out, progress=stop_after(2), threads=1)
     if library_goes:
         with no_library():
             assert mergeloom.merge(text, out).resumed == 0

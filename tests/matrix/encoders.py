@@ -49,7 +49,6 @@ QWEN_TOWER = {"depth": 3, "hidden_size": 32, "num_heads": 4, "intermediate_size"
 IMAGE_IDS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3,
              "vision_end_token_id": 4}  # fmt: skip
 ROPE = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-PROJECTED = {"image_token_id": 5, "image_token_index": 5}
 
 VISION = {
     "clip": Case("CLIPModel", {"text_config": CLIP_TEXT, "vision_config": TOWER,

@@ -10,7 +10,6 @@ from inputs import dtypes, numbers, one_tensor, random_tensor, same_bits, seeds,
 
 import mergeloom
 
-ARC = {"t": 0.3}
 ROWS = {"nuslerp_flatten": False}
 COLUMNS = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
 

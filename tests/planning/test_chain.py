@@ -5,18 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from models import assert_same_files
-from recipes import models_folder
 from safetensors.torch import load_file
+from stopping import Stop, stop_after
 
 import mergeloom
 from mergeloom import Options
 from mergeloom.cli.report import plan_json, plan_text
 from mergeloom.cli.sizes import show_size
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return models_folder(tmp_path_factory.mktemp("models"))
 
 
 def chain(folder, weight: float = 0.25) -> str:
@@ -98,19 +93,11 @@ def assert_same_files_but_name(one, two):
 
 
 def test_a_chain_stopped_in_its_middle_goes_on(folder, tmp_path):
-    class Stop(BaseException):
-        pass
-
     mergeloom.merge(chain(folder), tmp_path / "whole" / "out")
     for pieces in (3, 30, 60, 90, 130):
-        left = iter(range(pieces))
-
-        def stop(read: int, written: int, left=left) -> None:
-            if next(left, None) is None:
-                raise Stop
-
+        progress = stop_after(pieces)
         with pytest.raises(Stop):
-            mergeloom.merge(chain(folder), tmp_path / "out", progress=stop, threads=1)
+            mergeloom.merge(chain(folder), tmp_path / "out", progress=progress, threads=1)
         assert not (tmp_path / "out").exists()
     mergeloom.merge(chain(folder), tmp_path / "out")
     assert_same_files(tmp_path / "out", tmp_path / "whole" / "out")

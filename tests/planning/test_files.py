@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import llama, llama_config, save
-from recipes import jobs, models_folder, planned
+from recipes import jobs, planned
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
@@ -59,11 +59,6 @@ def test_shards_are_valid_files_that_hold_every_tensor_once(made, limit):
         content = json.loads(listed)
         assert content["metadata"]["total_size"] == sum(j.nbytes for j in made)
         assert content["weight_map"] == {made[n].name: s.file for s in shards for n in s.jobs}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return models_folder(tmp_path_factory.mktemp("models"))
 
 
 LINEAR = "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: A}, {model: B}]\n"

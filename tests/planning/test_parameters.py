@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 from models import llama, llama_config, save
-from recipes import each, jobs, models_folder, planned
+from recipes import each, jobs, planned
 
 import mergeloom
 
 NORM, HEAD, EMBED = "model.norm.weight", "lm_head.weight", "model.embed_tokens.weight"
 Q = "model.layers.{}.self_attn.q_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return models_folder(tmp_path_factory.mktemp("models"))
 
 
 LEVELS = {

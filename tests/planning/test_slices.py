@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 from models import llama_names
-from recipes import at, each, jobs, models_folder, planned, sources
+from recipes import at, each, jobs, planned, sources
 
 import mergeloom
 
 NORM, HEAD, EMBED = "model.norm.weight", "lm_head.weight", "model.embed_tokens.weight"
 Q = "model.layers.{}.self_attn.q_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return models_folder(tmp_path_factory.mktemp("models"))
 
 
 STACKED = """
