@@ -132,7 +132,8 @@ def merge(
     check_target(target, overwrite=overwrite)
     options = merging_into(target, options or Options())
     planned = _planned(_loaded(recipe, options), options)
-    settings = Settings(threads, max_memory or DEFAULT_MEMORY, device, allow_nonfinite, progress)
+    memory = DEFAULT_MEMORY if max_memory is None else max_memory
+    settings = Settings(threads, memory, device, allow_nonfinite, progress)
     return run_plan(planned, target, settings, keep_intermediates=keep_intermediates, card=card)
 
 
@@ -186,10 +187,10 @@ def _disk_needed(parts: Iterable[Plan], target: Path) -> dict[Path, int]:
     for part in parts:
         if part.folder is None or part.folder.parent == default_intermediates(target):
             needed[target] = needed.get(target, 0) + (
-                0 if part.folder and part.folder.exists() else part.bytes_out
+                0 if part.folder and part.folder.exists() else part.bytes_out + part.side_bytes
             )
         elif not part.folder.exists():
-            needed[part.folder] = part.bytes_out
+            needed[part.folder] = part.bytes_out + part.side_bytes
     return needed
 
 

@@ -195,7 +195,7 @@ class Recipe:
         dtype, out_dtype: safetensors dtype names (``BF16``) or None.
         include, exclude: tensor patterns (globs or ``re:``); what they leave out stays the base's.
         tie: ``keep``, ``force`` (the head is the input embedding) or ``break`` (it is its own).
-        text: the document exactly as given.
+        text: the document exactly as given; of the last of several, the whole file.
         lines: recipe path → 1-based line, for messages.
         chain: the documents of the same file that come before this one, in the order to run.
             A model reference whose ``path`` is a chain document's ``name`` means its result.

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import mergeloom
 from mergeloom.output import directory
 
 from .models import linear, model
@@ -157,10 +158,20 @@ def test_an_odd_target_is_used(case, models):
 # --- the disk ------------------------------------------------------------------------------------
 
 
+def test_no_number_of_less_than_one_in_python(models):
+    for given in ({"threads": 0}, {"threads": -2}, {"max_memory": 0}, {"max_memory": -5}):
+        ((name, number),) = given.items()
+        with pytest.raises(mergeloom.MergeError, match=rf"--{name.replace('_', '-')}: {number} "):
+            mergeloom.merge(GOOD, "out", **given)
+    with pytest.raises(mergeloom.RecipeError, match="--out-shard-size: 0 is less than one"):
+        mergeloom.plan(GOOD, mergeloom.Options(out_shard_size=0))
+    assert not Path("out").exists()
+
+
 def test_a_full_disk(models, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000_000))
     assert refused(GOOD) == [
-        "out: the output needs 0.02 GB, the disk has 0.01 GB free. "
+        "out: the output needs 16.8 MB, 6.8 MB more than the disk has free. "
         "Free some space or choose another disk."
     ]
 

@@ -175,6 +175,17 @@ def test_a_worker_that_cannot_be_started_stops_the_others(inputs, tmp_path, monk
     assert not [t.name for t in threading.enumerate() if t.name.startswith("mergeloom-")]
 
 
+def test_what_was_allowed_before_the_interrupt_is_not_allowed_after_it(inputs, tmp_path):
+    text = recipe(inputs, "linear", weight=3e38) + "parameters: {normalize: false}\n"
+    out = tmp_path / "out"
+    interrupted(text, out, 9, allow_nonfinite=True)
+    with pytest.raises(mergeloom.MergeError, match="NaN or infinite"):
+        mergeloom.merge(text, out)
+    done = mergeloom.merge(text, out, allow_nonfinite=True)
+    assert done.resumed
+    assert len(done.nonfinite) == TENSORS
+
+
 def test_another_recipe_starts_over(inputs, tmp_path):
     out = tmp_path / "out"
     interrupted(recipe(inputs), out, 9)

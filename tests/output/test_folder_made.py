@@ -67,6 +67,19 @@ def test_no_card(pair, tmp_path):
     assert not {"README.md", "mergekit_config.yml"} & set(content(tmp_path / "out"))
 
 
+def test_no_card_is_left_by_a_run_with_one_that_was_killed_at_its_end(pair, tmp_path, monkeypatch):
+    def killed(partial: Path, out: Path) -> None:
+        assert (partial / "README.md").is_file()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as then:
+        then.setattr(write, "move_into_place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mergeloom.merge(recipe(pair), tmp_path / "out")
+    assert mergeloom.merge(recipe(pair), tmp_path / "out", card=False).resumed
+    assert not {"README.md", "mergekit_config.yml"} & set(content(tmp_path / "out"))
+
+
 def front_matter(out: Path) -> dict:
     _, front, body = (out / "README.md").read_text().split("---\n", 2)
     assert f"# {out.name}\n" in body
@@ -77,6 +90,8 @@ def front_matter(out: Path) -> dict:
     ("license: mit", "license: mit", "mit"), ("license: mit", "license: other", None),
     ("license: mit", "x: y", None), ("x: y", "x: y", None), ("license: mit", "broken: [", None),
     ("license: mit", "- a list", None), ("license: [mit]", "license: [mit]", None),
+    ("license: other\nlicense_name: x", "license: other\nlicense_name: y", None),
+    ("license: other\nlicense_name: x", "license: other\nlicense_name: x", "other"),
 ])  # fmt: skip
 def test_the_card_is_valid_and_states_a_licence_only_when_all_agree(a, b, licence, pair, tmp_path):
     for name, front in zip("AB", (a, b), strict=True):
@@ -84,6 +99,7 @@ def test_the_card_is_valid_and_states_a_licence_only_when_all_agree(a, b, licenc
     mergeloom.merge(recipe(pair), tmp_path / "out")
     front = front_matter(tmp_path / "out")
     assert front.get("license") == licence
+    assert front.get("license_name") == ("x" if licence == "other" else None)
     assert {"merge", "mergekit"} <= set(front["tags"])
     assert front["library_name"] == "transformers"
     assert "base_model" not in front  # local folders have no name on the hub
@@ -107,6 +123,24 @@ def test_nothing_of_this_machine_leaves_in_the_card_or_the_weights(base, pair, t
     card = (tmp_path / "out" / "README.md").read_text()
     assert str(tmp_path) not in card
     assert "inputs with space" not in card
+
+
+def test_models_that_only_lend_something_leave_no_path_either(pair, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    talk = "{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}"
+    for name in "ABCD":
+        tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+        save(pair / name, llama(2, 1), llama_config(2),
+             files={"tokenizer.json": tokenizer.to_str(), "chat_template.jinja": talk})  # fmt: skip
+    lent = {"source": "union", "tokens": {"b": {"source": str(pair / "C")}}}
+    text = recipe(pair, tokenizer=lent, chat_template={"model": str(pair / "D")}, note=str(pair))
+    mergeloom.merge(text, tmp_path / "out", options=Options(lenient=True))
+    assert str(tmp_path) not in (tmp_path / "out" / "README.md").read_text()
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        told = file.metadata()["mergeloom"]
+    assert str(tmp_path) not in told
+    assert yaml.safe_load(json.loads(told)["recipe"])["chat_template"] == {"model": "D"}
 
 
 @pytest.mark.parametrize("spelt", ["{}", "'{}'", '"{}"', ">-\n      {}", "!!str {}"])
@@ -207,7 +241,11 @@ def test_a_disk_that_is_full_is_told_before_anything_is_written(pair, tmp_path, 
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 90, 10))
-    with pytest.raises(OutputError, match="the disk has"):
+    with pytest.raises(OutputError, match="more than the disk has free"):
+        mergeloom.merge(recipe(pair), tmp_path / "out")
+    weights = mergeloom.plan(recipe(pair)).bytes_out + (16 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, weights))
+    with pytest.raises(OutputError, match="more than the disk has free"):  # for the other files
         mergeloom.merge(recipe(pair), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["inputs with space"]
 

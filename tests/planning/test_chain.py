@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from models import assert_same_files
+from safetensors import safe_open
 from safetensors.torch import load_file
 from stopping import Stop, stop_after
 
@@ -115,6 +118,19 @@ def test_nothing_of_this_machine_in_the_files_of_a_chain(folder, tmp_path):
     raw = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert str(folder).encode() not in raw
     assert str(folder) not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_chain_is_recorded_with_all_its_documents_and_inputs(folder, tmp_path):
+    """Nobody could repeat ``models: [second, third]`` without what these were made of."""
+    text = chain(folder)
+    mergeloom.merge(text, tmp_path / "out")
+    assert (tmp_path / "out" / "mergekit_config.yml").read_text() == text
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        told = json.loads(file.metadata()["mergeloom"])
+    assert told["recipe"] == text.replace(f"{folder}/", "")
+    assert [i["name"] for i in told["inputs"]] == ["A", "B"]
+    assert len({i["fingerprint"] for i in told["inputs"]} - {"0" * 64}) == 2
+    assert told["recipe"].strip() in (tmp_path / "out" / "README.md").read_text()
 
 
 TWO = """

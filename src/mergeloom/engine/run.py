@@ -175,6 +175,7 @@ def run(
     device = resolve_device(settings.device)
     report = Report()
     for tensor in finished:
+        _check_finite(plan, tensor, settings)
         _record(report, plan, tensor)
     if settings.progress:
         for tensor in finished:
@@ -254,6 +255,8 @@ def _memory(plan: Plan, settings: Settings, device: str) -> Memory:
 
 
 def _threads(memory: Memory, settings: Settings) -> int:
+    if settings.threads is not None and settings.threads < 1:
+        raise MergeError(Problem("--threads", f"{settings.threads} is less than one"))
     wanted = settings.threads or default_threads()
     threads = memory.affordable(wanted, settings.max_memory)
     if threads < 1:

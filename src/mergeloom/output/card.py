@@ -22,7 +22,7 @@ def model_card(plan: Plan, name: str) -> str:
     front = yaml.safe_dump(_front_matter(plan), sort_keys=False, allow_unicode=True)
     method = METHODS[plan.recipe.merge_method]
     title = f"[{method.title}]({_link(method.reference)})" if method.reference else method.title
-    inputs = _inputs(plan)
+    inputs = plan.sources
     base = next((c for c in inputs if c.label == str(plan.recipe.base_model)), None)
     with_base = f", with {_shown(base)} as the base" if base and method.base != "unused" else ""
     listed = "\n".join(f"- {_shown(c)}" for c in inputs if c is not base or not with_base)
@@ -38,23 +38,15 @@ def model_card(plan: Plan, name: str) -> str:
 
 def _front_matter(plan: Plan) -> dict[str, Any]:
     front: dict[str, Any] = {}
-    inputs = _inputs(plan)
-    if models := [c.label.partition("@")[0] for c in inputs if _is_hub(c)]:
+    if models := [c.label.partition("@")[0] for c in plan.sources if _is_hub(c)]:
         front["base_model"] = list(dict.fromkeys(models))
     modules = any(file.name == "modules.json" for file in plan.side_files)
     front["library_name"] = "sentence-transformers" if modules else "transformers"
     front["tags"] = ["mergekit", "merge", "mergeloom"]
-    licences = [_licence(c) for c in inputs]
-    if licences and licences[0] and len(set(licences)) == 1:
-        front["license"] = licences[0]
+    licences = [_licence(c) for c in plan.sources]
+    if all(licence == licences[0] for licence in licences):
+        front |= licences[0]
     return front
-
-
-def _inputs(plan: Plan) -> list[Checkpoint]:
-    """The models a merge was made from; for a chain, those of every document."""
-    made = {part.recipe.name for part in plan.chain}
-    every = [c for part in (*plan.chain, plan) for c in part.inputs if c.label not in made]
-    return list({c.label: c for c in every}.values())
 
 
 def _is_hub(checkpoint: Checkpoint) -> bool:
@@ -74,10 +66,12 @@ def _link(reference: str) -> str:
     return found.group(0) if found else reference
 
 
-def _licence(checkpoint: Checkpoint) -> str | None:
-    """The licence that an input's own card states, if it has one."""
-    stated = _front(checkpoint.side_folder / "README.md").get("license")
-    return stated if isinstance(stated, str) else None
+def _licence(checkpoint: Checkpoint) -> dict[str, str]:
+    """The licence that an input's own card states: ``other`` is told apart by name and link."""
+    front = _front(checkpoint.side_folder / "README.md")
+    keys = ("license", "license_name", "license_link")
+    stated = {key: value for key in keys if isinstance(value := front.get(key), str)}
+    return stated if "license" in stated else {}
 
 
 def _front(path: Path) -> Mapping[str, Any]:

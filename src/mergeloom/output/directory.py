@@ -103,11 +103,13 @@ def check_space(out: Path, needed: int) -> None:
     partial = partial_folder(out)
     held = sum(_occupied(f) for f in partial.glob("*")) if partial.is_dir() else 0
     free = shutil.disk_usage(_existing(partial)).free
-    if needed + RESERVE - held > free:
+    missing = needed + RESERVE - held - free
+    if missing > 0:
         raise OutputError(
             Problem(
                 str(out),
-                f"the output needs {_gb(needed + RESERVE - held)}, the disk has {_gb(free)} free",
+                f"the output needs {_size(missing + free)}, {_size(missing)} more than the disk "
+                "has free",
                 "Free some space or choose another disk.",
             )
         )
@@ -200,5 +202,5 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

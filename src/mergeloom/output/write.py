@@ -43,7 +43,7 @@ def write(plan: Plan, out: Path, settings: Settings, *, card: bool = True) -> Wr
         MergeError: a tensor cannot be computed.
         OutputError: the target cannot be written, or the disk is too small.
     """
-    check_space(out, plan.bytes_out)
+    check_space(out, plan.bytes_out + plan.side_bytes)
     with building(out) as partial:
         # Bytes of one tensor and the next must not come from arithmetics that round differently.
         digest = f"{plan.digest} {arithmetic(settings.device)}"
@@ -73,7 +73,7 @@ def _started_by(partial: Path, plan: Plan, digest: str) -> bool:
 
 
 def _weights(plan: Plan, folder: Path, journal: Journal, settings: Settings) -> Report:
-    fingerprints = {c.label: fingerprint(c) for c in plan.inputs if not c.revision}
+    fingerprints = {c.label: fingerprint(c) for c in plan.sources if not c.revision}
     files = ShardFiles(plan, folder, fingerprints, journal)
     try:
         report = run(plan, files, settings, journal.finished, journal.add)
@@ -106,7 +106,10 @@ def _texts(plan: Plan, folder: Path, name: str, *, card: bool) -> None:
     if listing := index(plan.shards, plan.jobs):
         index_name = f"{weights_stem(plan.config)}.safetensors.index.json"
         (folder / index_name).write_text(listing, encoding="utf-8")
+    recipe, readme = folder / "mergekit_config.yml", folder / "README.md"
     if card:
-        config = folder / "mergekit_config.yml"
-        config.write_text(plan.recipe.text, encoding="utf-8", newline="")  # its own line ends
-        (folder / "README.md").write_text(model_card(plan, name), encoding="utf-8")
+        recipe.write_text(plan.recipe.text, encoding="utf-8", newline="")  # its own line ends
+        readme.write_text(model_card(plan, name), encoding="utf-8")
+    else:
+        for stale in (recipe, readme):  # of a run with a card that was killed at its very end
+            stale.unlink(missing_ok=True)

@@ -46,6 +46,8 @@ def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
         CheckpointError: inputs are missing, damaged, or do not fit each other.
     """
     options = options or Options()
+    if options.out_shard_size < 1:
+        raise RecipeError(Problem("--out-shard-size", f"{options.out_shard_size} is less than one"))
     chain: list[Plan] = []
     for earlier in recipe.chain:
         part = _plan_one(earlier, options, tuple(chain))

@@ -252,6 +252,21 @@ class Plan:
         """Number of elements in the output."""
         return sum(numel(job.shape) for job in self.jobs)
 
+    @property
+    def side_bytes(self) -> int:
+        """Bytes of the files beside the weights that come from the donor."""
+        return sum(
+            (f.root / f.name).stat().st_size if f.content is None else len(f.content)
+            for f in self.side_files
+        )
+
+    @property
+    def sources(self) -> tuple[Checkpoint, ...]:
+        """The models it is made from: for a chain, those of every document, without results."""
+        made = {part.recipe.name for part in self.chain}
+        every = [c for part in (*self.chain, self) for c in part.inputs if c.label not in made]
+        return tuple({c.label: c for c in every}.values())
+
     def weight_files(self) -> tuple[Path, ...]:
         """Every weight file the jobs read, sorted."""
         return tuple(sorted({f for job in self.jobs for i in job.inputs for f in i.view.files}))

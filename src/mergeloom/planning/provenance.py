@@ -11,11 +11,14 @@ from pathlib import PurePosixPath, PureWindowsPath
 from mergeloom._version import __version__
 from mergeloom.planning.plan import Plan, Shard
 from mergeloom.planning.shards import header
-from mergeloom.types import Checkpoint, ModelReference, Recipe
+from mergeloom.types import Checkpoint, Recipe
 
 LOCAL_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\|\.\.?[\\/])")
 FOLDERS = re.compile(r"(?<![\w.:/~*])(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\'\"#,]+[\\/])+")
 """The folders in front of the last part of an absolute path."""
+
+ABSOLUTE = re.compile(r"(/|~[\\/]|[A-Za-z]:[\\/]|\\\\)[^\n]*[\\/][^\n\\/]+")
+"""A path that nothing reads any more: in a list of names for YAML, or under an ignored key."""
 
 COMMENT = re.compile(r"(?:(?<=\s)|^)#.*", re.MULTILINE)
 UNKNOWN = "0" * 64
@@ -30,10 +33,10 @@ def public_name(text: str) -> str:
 
 def public_recipe(recipe: Recipe) -> str:
     """The recipe's text with local paths shortened to their last part."""
-    references: list[ModelReference] = list(recipe.models())
-    if recipe.tokenizer and isinstance(recipe.tokenizer.source, ModelReference):
-        references.append(recipe.tokenizer.source)
+    every = (*recipe.chain, recipe)
+    references = [r for one in every for r in (*one.models(), *one.lenders())]
     paths = {p for r in references for p in (r.path, r.lora) if p}
+    paths |= {value for _, _, value in _scalars(recipe.text) if ABSOLUTE.fullmatch(value)}
     return _public_text(recipe.text, tuple(sorted(paths, key=lambda p: (-len(p), p))))
 
 
@@ -90,7 +93,7 @@ def metadata(plan: Plan, fingerprints: Mapping[str, str]) -> dict[str, str]:
 
     Its length does not depend on the fingerprints, so the shard layout is known before them.
     """
-    inputs = [_input(c, fingerprints.get(c.label, UNKNOWN)) for c in plan.inputs]
+    inputs = [_input(c, fingerprints.get(c.label, UNKNOWN)) for c in plan.sources]
     provenance = {
         "version": __version__,
         "seed": plan.seed,

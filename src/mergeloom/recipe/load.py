@@ -49,11 +49,14 @@ def load_recipe(
     """
     found = Problems()
     try:
-        recipes = [read_document(d, methods, found, lenient) for d in _documents(source)]
+        text, documents = _documents(source)
+        recipes = [read_document(d, methods, found, lenient) for d in documents]
         read = [recipe for recipe in recipes if recipe is not None]
         refuse_misspelt_sources(read, found)
         found.raise_errors(RecipeError)
         final = arrange(read, found)
+        if len(documents) > 1:  # it takes all of them to repeat what the final one says
+            final = replace(final, text=text)
         return replace(final, warnings=tuple(found.warnings))
     finally:
         if problems is not None:
@@ -61,20 +64,22 @@ def load_recipe(
                 problems.warn(warning.where, warning.message, warning.hint, warning.line)
 
 
-def _documents(source: str | os.PathLike[str] | Mapping[str, Any]) -> list[Document]:
+def _documents(source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, list[Document]]:
+    """The text as given, and its documents."""
     if isinstance(source, Mapping):
         text = yaml.safe_dump(plain_copy(source), sort_keys=False)
         # Lines of a text the user never saw would only confuse.
         documents = [replace(d, lines={}, text=text, line=None) for d in read_documents(text)]
     elif isinstance(source, str) and not _is_path(source):
-        documents = read_documents(source)
+        text = source
+        documents = read_documents(text)
     else:
         text = _file_text(Path(source))
         documents = read_documents(text)
     if not documents:
         where = "" if isinstance(source, Mapping | str) else os.fspath(source)
         raise RecipeError(Problem(where, "the recipe is empty"))
-    return documents
+    return text, documents
 
 
 def _is_path(source: str) -> bool:
