@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import io
 import os
 import pickle
@@ -13,6 +14,11 @@ import pytest
 import torch
 
 from .support import good, opened, raw, read, refused
+
+ADVICE = (
+    "which is refused: only dense tensors are loaded. Take its safetensors, or, if you trust its "
+    "author, save the state_dict alone with torch"
+)
 
 
 class Runs:
@@ -36,17 +42,14 @@ def test_a_hostile_pickle_is_refused_by_name_and_not_run(legacy, protocol, tmp_p
         pickle_protocol=protocol,
     )
     system = f"{os.system.__module__}.system"
-    assert (
-        refused(path) == f"x.bin asks for {system}, which is refused: only dense tensors are loaded"
-    )
+    assert refused(path) == f"x.bin asks for {system}, {ADVICE}"
     assert not marker.exists()
 
 
 def test_other_objects_are_refused_by_name(tmp_path):
     path = tmp_path / "training_args.bin"
-    torch.save(collections.Counter("aab"), path)
-    message = "training_args.bin asks for collections.Counter, which is refused"
-    assert refused(path) == f"{message}: only dense tensors are loaded"
+    torch.save({"a": torch.ones(2), "since": datetime.date(2024, 1, 1)}, path)
+    assert refused(path) == f"training_args.bin asks for datetime.date, {ADVICE}"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,8 @@ def test_other_objects_are_refused_by_name(tmp_path):
         ({"params": {"a": torch.ones(1)}, "params_ema": {"b": torch.ones(2)}}, ["b"]),
         ({"module": torch.ones(3), "model": {"a": torch.ones(1)}}, ["module"]),
         (torch.nn.Linear(2, 3).state_dict(), ["bias", "weight"]),
+        (collections.defaultdict(int, a=torch.ones(2)), ["a"]),
+        ({"model": {"a": torch.ones(2)}, "steps": collections.Counter([4, 4])}, ["a"]),
     ],
 )
 def test_state_dicts_are_found_where_trainers_put_them(value, names, tmp_path):
@@ -84,8 +89,7 @@ def test_parameters_with_attributes_and_every_known_dtype(tmp_path):
         ({1: torch.ones(2)}, "holds tensors whose names are not text"),
         (
             {"a": torch.ones(2).to_sparse()},
-            "asks for torch._utils._rebuild_sparse_tensor, which is refused: "
-            "only dense tensors are loaded",
+            f"asks for torch._utils._rebuild_sparse_tensor, {ADVICE}",
         ),
         (
             {"a": torch.ones(2, dtype=torch.complex64).conj()},

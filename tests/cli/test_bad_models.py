@@ -35,6 +35,9 @@ NOWHERE = {
     "my model": f"my model {HUB}",
     "mödel 🤖": f"mödel 🤖 {HUB}",
     "a..b/--": f"a..b/-- {HUB}",
+    "x" * 5000: f"{'x' * 200} {HUB}",
+    "org/A@a..b": "org/A is not on this machine, and 'a..b' is no revision of the hub (a branch, a "
+    f"tag or a commit). {AT}",
 }
 
 
@@ -117,6 +120,12 @@ def pointing_out(folder: Path) -> None:
     index.write_text(index.read_text().replace("model-00002", "../A/model-00002"))
 
 
+def linked(folder: Path, target: str) -> None:
+    model(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(target)
+
+
 SHARD = "model-0000{}-of-00003.safetensors"
 ALL = ", ".join(SHARD.format(i) for i in (1, 2, 3))
 AGAIN = "Download what is missing, or remove the index model.safetensors.index.json"
@@ -185,12 +194,26 @@ FOLDERS = {
     ),
     "index that points outside": (
         pointing_out,
-        "./X/model.safetensors.index.json names files outside of the folder: "
-        f'"../A/{SHARD.format(2)}"',
+        "./X/model.safetensors.index.json names files that are not plainly inside of the "
+        f'folder: "../A/{SHARD.format(2)}"',
     ),
     "pickle with code": (
         lambda x: pickled(x, {"a": Runs(), "w": torch.zeros(3)}),
-        f"./X/pytorch_model.bin asks for {SYSTEM}, which is refused: only dense tensors are loaded",
+        f"./X/pytorch_model.bin asks for {SYSTEM}, which is refused: only dense tensors are loaded."
+        " Take its safetensors, or, if you trust its author, save the state_dict alone with torch",
+    ),
+    "copied links": (
+        lambda x: linked(x, "../blobs/1"),
+        "./X has only links to weights that are not there: model.safetensors. Copy the files "
+        "themselves (cp -L), or download the model again",
+    ),
+    "config of git-lfs": (
+        lambda x: (model(x) / "config.json").write_bytes(POINTER),
+        "./X/config.json is a git-lfs pointer (127 bytes): run git lfs pull",
+    ),
+    "config null": (
+        lambda x: (model(x) / "config.json").write_text("null"),
+        "./X/config.json holds a JSON null, not an object",
     ),
     "broken config": (
         lambda x: (model(x) / "config.json").write_text("{"),

@@ -203,6 +203,16 @@ RECIPES = {
         "models (line 2): slerp: there is no t, and no weight for each of the two models "
         "(31 tensors, the first is model.embed_tokens.weight)"
     ],
+    method("slerp", "./B", more="base_model: ./A\nparameters: {t: {filter: mlp, value: 1}}"): [
+        "models (line 2): slerp: there is no t, and no weight for each of the two models "
+        "(23 tensors, the first is model.embed_tokens.weight). "
+        "Add a last entry without a filter to t: {value: ...}."
+    ],
+    method(
+        "slerp",
+        "./B",
+        more="base_model: ./A\nparameters: {t: [{filter: MLP, value: 1}, {value: 0}]}",
+    ): ["parameters.t[0] (line 5): filter 'MLP' matched 0 of 31 tensors; did you mean mlp?"],
     method("nuslerp", "./A", more="parameters: {weight: 1}"): [
         "models (line 2): nuslerp takes exactly 2 models, found 1: ./A"
     ],
@@ -219,6 +229,14 @@ RECIPES = {
         "./A, layer_range: [0, 4], parameters: {weight: 1}",
         more="base_model: ./base",
     ): [
+        "slices[0] (line 3): task_arithmetic needs the base ./base among the sources of every "
+        "slice; found ./A. Add it as a source."
+    ],
+    slices(
+        "task_arithmetic",
+        "./A, layer_range: [0, 4], parameters: {weight: 1}",
+        more="base_model: ./A",
+    ).replace("sources", "base_model: ./base\n    sources"): [
         "slices[0] (line 3): task_arithmetic needs the base ./base among the sources of every "
         "slice; found ./A. Add it as a source."
     ],
@@ -298,6 +316,18 @@ WARNINGS = {
     ],
     GOOD + "parameters: {lambda: 1}\n": [
         "parameters.lambda (line 5): linear does not read lambda; it reads weight, normalize"
+    ],
+    slices(
+        "linear",
+        "./A, layer_range: [0, 4]}, {model: ./A, layer_range: [0, 4]",
+        more="parameters: {weight: 1}",
+    ): [
+        "slices[0].sources[1] (line 3): ./A is also slices[0].sources[0] with the same layers; "
+        "both entries count"
+    ],
+    linear("./A/model.safetensors", "./B"): [
+        "./A/model.safetensors: has no config.json, so the output will have none. "
+        "To take that of ./B, list it first."
     ],
     linear("./A", "./A"): ["models[1].model (line 4): ./A is also models[0]; both entries count"],
 }

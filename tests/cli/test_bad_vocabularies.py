@@ -61,6 +61,9 @@ def without_b(folder: Path) -> None:
     (folder / "B/tokenizer.json").unlink()
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:a\n"
+
+
 TOKENIZERS: dict[str, tuple[str, Make, str]] = {
     "other tokens": (
         "",
@@ -83,6 +86,11 @@ TOKENIZERS: dict[str, tuple[str, Make, str]] = {
         "B/tokenizer.json: is not valid JSON: Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)",
     ),
+    "git-lfs pointer": (
+        "tokenizer_source: union",
+        in_b(POINTER),
+        "B/tokenizer.json: is a git-lfs pointer (56 bytes): run git lfs pull",
+    ),
     "no vocabulary": (
         "tokenizer_source: base",
         in_b('{"model": []}'),
@@ -90,6 +98,15 @@ TOKENIZERS: dict[str, tuple[str, Make, str]] = {
         "Download it again, or remove it to merge without a tokenizer.",
     ),
 }
+
+
+def test_what_git_lfs_has_not_fetched_is_not_copied_as_a_tokenizer(same):
+    for name in "AB":
+        (same / name / "tokenizer.json").write_text(POINTER)
+        (same / name / "plot.png").write_text(POINTER)
+    assert refused(linear("./A", "./B")) == [
+        "A/tokenizer.json: is a git-lfs pointer (56 bytes): run git lfs pull"
+    ]
 
 
 @pytest.mark.parametrize("case", TOKENIZERS)

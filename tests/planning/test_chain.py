@@ -56,6 +56,11 @@ def test_documents_run_in_the_order_they_need(folder, tmp_path):
         torch.testing.assert_close(got[f"model.layers.{i}.mlp.up_proj.weight"], wanted)
 
 
+def test_a_document_named_like_a_hub_model_leaves_nothing_behind(folder, tmp_path):
+    mergeloom.merge(chain(folder).replace("second", "org/A"), tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
 def test_planned_offsets_are_those_of_the_files_that_are_written(folder, tmp_path):
     plan = mergeloom.plan(chain(folder), Options(intermediates=tmp_path / "kept"))
     views = {i.view for job in plan.jobs for i in job.inputs}

@@ -137,6 +137,22 @@ def test_tied_and_untied(folder):
     assert plan.config["tie_word_embeddings"] is False
 
 
+def test_a_head_that_a_tied_model_stores_is_only_true_where_all_store_one(folder, tmp_path):
+    """Luke's models say that they are tied and store another head; a plain tied one has none."""
+    config = llama_config(4, tie_word_embeddings=True)
+    for seed, name in enumerate(("one", "two")):
+        save(tmp_path / name, llama(4, seed), config)
+    plan = planned(
+        tmp_path, LINEAR.replace("model: A", "model: one").replace("model: B", "model: two")
+    )
+    assert plan.config["tie_word_embeddings"] is True
+    save(tmp_path / "two", llama(4, 1, head=False), config)
+    plan = planned(
+        tmp_path, LINEAR.replace("model: A", "model: one").replace("model: B", "model: two")
+    )
+    assert plan.config["tie_word_embeddings"] is False
+
+
 @pytest.mark.parametrize("rows", [20, 12])
 def test_vocabularies_of_different_sizes(folder, tmp_path, rows):
     tensors = llama(4, 5)

@@ -8,7 +8,7 @@ import pytest
 from recipe_words import METHODS
 
 from mergeloom.errors import Problems, RecipeError
-from mergeloom.recipe import load_recipe
+from mergeloom.recipe import load_recipe, yaml_reader
 
 GOOD = "models: [{model: A, parameters: {weight: 1}}]\nmerge_method: linear\n"
 METHOD = "merge_method: linear\n"
@@ -69,6 +69,14 @@ YAML = {
     "dtype: a\nmodels: [A]\ndtype: b\n": (
         "dtype (line 3): written twice, on lines 1 and 3. Keep one of them."
     ),
+    "{dtype: a, dtype: b}\n": "dtype (line 1): written twice on line 1. Keep one of them.",
+    "a: &x 1\n---\nb: *x\n": (
+        "line 3: not valid YAML at column 4: the anchor &x is of an earlier document. "
+        "Write it in each one."
+    ),
+    f"x: {'9' * 5000}\n": (
+        f"x (line 1): '{'9' * 55}...' cannot be read as int; put it in quotes if it is text"
+    ),
     "a: &a [*a]\n": "line 1: an alias contains itself",
     "x: "
     + "[" * 3000
@@ -84,6 +92,13 @@ YAML = {
 @pytest.mark.parametrize("text", YAML, ids=range(len(YAML)))
 def test_broken_yaml_is_one_sentence(text):
     assert told(text) == [YAML[text]]
+
+
+def test_too_many_values_are_refused_before_the_rest_is_read(monkeypatch):
+    monkeypatch.setattr(yaml_reader, "MAX_NODES", 20)
+    assert told("x: [" + "1, " * 30 + "\n") == [
+        "line 1: not valid YAML at column 56: more than 20 values, which no recipe has"
+    ]
 
 
 def test_an_alias_bomb_is_refused():

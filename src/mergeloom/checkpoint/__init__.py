@@ -9,6 +9,7 @@ from mergeloom.checkpoint.fingerprint import alike, fingerprint
 from mergeloom.checkpoint.open import open_checkpoint, overridden
 from mergeloom.checkpoint.open_files import close_files
 from mergeloom.checkpoint.rearranged import rearrange
+from mergeloom.checkpoint.safetensors_header import is_lfs_pointer
 from mergeloom.checkpoint.views import MemoryTensor, RowsOf, StoredTensor, StridedTensor
 from mergeloom.types import Checkpoint
 
@@ -21,6 +22,7 @@ __all__ = [
     "close_files",
     "fetch",
     "fingerprint",
+    "is_lfs_pointer",
     "open_checkpoint",
     "overridden",
     "rearrange",

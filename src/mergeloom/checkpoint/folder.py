@@ -17,7 +17,8 @@ from mergeloom.checkpoint.file_kinds import (
     is_weights,
 )
 from mergeloom.checkpoint.report import Report, listing
-from mergeloom.errors import Problems
+from mergeloom.checkpoint.safetensors_header import lfs_pointer
+from mergeloom.errors import Problems, json_kind
 
 _SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -168,6 +169,12 @@ def _no_weights(root: Path, names: Set[str], top: list[str], shown: str, report:
             "Merge it into the model first (peft merge_and_unload)",
         )
         return
+    if broken := _broken_links(root):
+        report.error(
+            f"{shown} has only links to weights that are not there: {listing(broken)}",
+            "Copy the files themselves (cp -L), or download the model again",
+        )
+        return
     foreign = [n for n in top if PurePosixPath(n).suffix.lower() in FOREIGN]
     nested = sorted({n.rpartition("/")[0] for n in names if "/" in n and is_weights(n)})
     if foreign:
@@ -193,6 +200,15 @@ def _no_weights(root: Path, names: Set[str], top: list[str], shown: str, report:
         report.error(f"{shown} has no weights: it is empty")
 
 
+def _broken_links(root: Path) -> list[str]:
+    """Weights that a folder copied out of the hub's cache still points to."""
+    try:
+        found = sorted(path for path in root.iterdir() if is_weights(path.name))
+    except OSError:
+        return []  # the folder of a hub model, which is not on disk
+    return [path.name for path in found if path.is_symlink() and not path.exists()]
+
+
 def _adapter_base(root: Path) -> str:
     try:
         config = json.loads((root / "adapter_config.json").read_bytes())
@@ -215,7 +231,7 @@ def _indexed(
     outside = [shard for shard in shards if not _is_inside(shard)]
     if outside:
         report.error(
-            f"{shown}/{index_name} names files outside of the folder: "
+            f"{shown}/{index_name} names files that are not plainly inside of the folder: "
             f"{listing(json.dumps(s)[:200] for s in outside)}"
         )
         return None
@@ -265,7 +281,10 @@ def read_json(path: Path, shown: str, report: Report) -> dict[str, Any] | None:
         if size > 256 * 2**20:
             report.error(f"{shown} is no JSON file for a model: it has {size:,} bytes")
             return None
-        document = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        if lfs_pointer(content, size, shown, report):
+            return None
+        document = json.loads(content)
     except OSError as error:
         report.error(f"{shown} cannot be read: {error.strerror or error}")
         return None
@@ -274,6 +293,6 @@ def read_json(path: Path, shown: str, report: Report) -> dict[str, Any] | None:
         report.error(f"{shown} is not valid JSON: {why}")
         return None
     if not isinstance(document, dict):
-        report.error(f"{shown} holds a JSON {type(document).__name__}, not an object")
+        report.error(f"{shown} holds a JSON {json_kind(document)}, not an object")
         return None
     return document

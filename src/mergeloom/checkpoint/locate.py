@@ -12,7 +12,8 @@ from mergeloom.checkpoint.file_kinds import FOREIGN, WEIGHT_SUFFIXES
 from mergeloom.checkpoint.report import Report
 from mergeloom.types import ModelReference
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_HUB_ID = re.compile(r"(?=.{1,96}$)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]{0,249}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,15 @@ def locate(reference: ModelReference, report: Report) -> Path | HubModel | None:
         return Path(plain)
     if not _HUB_ID.fullmatch(reference.path):
         report.error(
-            f"{text} does not exist, and is no id of the hub either (organisation/name)",
+            f"{text[:200]} does not exist, and is no id of the hub either (organisation/name)",
             _nearest(Path(plain)) or _punctuation(text),
+        )
+        return None
+    if not _REVISION.fullmatch(reference.revision or "main"):
+        report.error(
+            f"{reference.path} is not on this machine, and {str(reference.revision)[:80]!r} is no "
+            "revision of the hub (a branch, a tag or a commit)",
+            _punctuation(text),
         )
         return None
     return HubModel(reference.path, reference.revision)

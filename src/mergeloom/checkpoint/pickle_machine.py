@@ -132,7 +132,10 @@ class PickleMachine:
             self.push(self._names[module, name])
         except KeyError:
             shown = f"{module}.{name}"[:200].encode("ascii", "backslashreplace").decode()
-            message = f"asks for {shown}, which is refused: only dense tensors are loaded"
+            message = (
+                f"asks for {shown}, which is refused: only dense tensors are loaded. Take its "
+                "safetensors, or, if you trust its author, save the state_dict alone with torch"
+            )
             raise PickleError(message) from None
 
     def _reduce(self) -> None:

@@ -133,6 +133,11 @@ def _ordered_dict(items: object = ()) -> dict[object, object]:
     return found
 
 
+def _default_dict(*_factory: object) -> dict[object, object]:
+    """``defaultdict(list)``, as optimizers are saved in; its items come afterwards."""
+    return {}
+
+
 def _size(items: object = ()) -> tuple[object, ...]:
     """``torch.Size``."""
     if not isinstance(items, list | tuple):
@@ -175,10 +180,13 @@ def _names() -> dict[tuple[str, str], object]:
         ("torch", "Size"): _size,
         ("torch", "device"): _opaque,
         ("collections", "OrderedDict"): _ordered_dict,
+        ("collections", "defaultdict"): _default_dict,
+        ("collections", "Counter"): _opaque,
         ("_codecs", "encode"): _opaque,
     }
     for module in ("builtins", "__builtin__"):
-        names |= {(module, kind): _opaque for kind in ("set", "frozenset", "bytearray")}
+        kinds = "set frozenset bytearray complex dict list int long float".split()
+        names |= {(module, kind): _opaque for kind in kinds}
     for prefix, dtype in _STORAGES.items():
         for module in ("torch", "torch.cuda"):
             names[module, f"{prefix}Storage"] = StorageType(DTYPES_BY_TORCH_NAME[dtype])

@@ -71,9 +71,14 @@ def header_length(start: bytes, size: int, shown: str, report: Report) -> int | 
     return length
 
 
+def is_lfs_pointer(start: bytes, size: int) -> bool:
+    """Whether a file that begins with ``start`` is git-lfs's note of where the real one is."""
+    return size <= 1024 and start.startswith(b"version https://git-lfs")
+
+
 def lfs_pointer(start: bytes, size: int, shown: str, report: Report) -> bool:
-    """Whether the file is only git-lfs's note of where the real one is; reported if so."""
-    if size > 1024 or not start.startswith(b"version https://git-lfs"):
+    """The same, reported if so."""
+    if not is_lfs_pointer(start, size):
         return False
     report.error(f"{shown} is a git-lfs pointer ({size} bytes): run git lfs pull")
     return True

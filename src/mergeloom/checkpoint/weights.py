@@ -42,6 +42,7 @@ def read_weights(
     """
     found: dict[str, View] = {}
     owner: dict[str, str] = {}
+    twice: dict[tuple[str, str], list[str]] = {}
     complete = True
     for file in weights.files:
         tensors = read(file, f"{shown}/{file}", report)
@@ -52,11 +53,13 @@ def read_weights(
             before = owner.get(name)
             named = weights.index.get(name)
             if before is not None and named not in (before, file):
-                report.error(f"{shown}: tensor {name} is in both {before} and {file}")
-                complete = False
+                twice.setdefault((before, file), []).append(name)
             if before is None or named == file:
                 found[name], owner[name] = view, file
-    if not complete:
+    for (before, file), names in twice.items():
+        count = f"{len(names)} tensors are" if len(names) > 1 else "a tensor is"
+        report.error(f"{shown}: {count} in both {before} and {file}: {listing(names, 5)}")
+    if twice or not complete:
         return None
     if not found:
         report.error(f"{shown} holds no tensors")

@@ -18,7 +18,7 @@ from mergeloom.errors import (
 )
 from mergeloom.methods import METHODS, Method
 from mergeloom.planning import checks, kinds, vocabularies
-from mergeloom.planning.files import output_config, side_files, warn_of_links
+from mergeloom.planning.files import check_pointers, output_config, side_files, warn_of_links
 from mergeloom.planning.jobs import JobMaker, unused_tensors
 from mergeloom.planning.layer_warnings import warn_layers
 from mergeloom.planning.models import Models, open_models, relate
@@ -51,7 +51,8 @@ def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
     chain: list[Plan] = []
     for earlier in recipe.chain:
         part = _plan_one(earlier, options, tuple(chain))
-        folder = (options.intermediates or Path()) / f"{earlier.name}-{part.digest[:16]}"
+        name = f"{earlier.name}-{part.digest[:16]}".replace("/", "--")  # one folder, not two
+        folder = (options.intermediates or Path()) / name
         chain.append(replace(part, folder=folder))
     return _plan_one(recipe, options, tuple(chain))
 
@@ -139,6 +140,8 @@ def _plan(
     checks.warn_left_out(maker, unused)
     copied = side_files(models, options, made)
     warn_of_links(copied, problems)
+    check_pointers(copied, problems)
+    problems.raise_errors(CheckpointError)
     return Plan(
         recipe=recipe,
         jobs=jobs,

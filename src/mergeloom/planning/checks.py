@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from mergeloom.errors import Problems, nearest
+from mergeloom.errors import Problems
 from mergeloom.methods import Method
 from mergeloom.planning.jobs import JobMaker
 from mergeloom.planning.models import Model, Models, place_of
@@ -15,6 +15,7 @@ from mergeloom.planning.plan import Job, Options
 from mergeloom.planning.targets import Part, Target
 from mergeloom.planning.vocabularies import vocabulary_rows
 from mergeloom.recipe import selects
+from mergeloom.recipe.words import nearest_match
 from mergeloom.types import ModelReference, Recipe
 
 SIZE_KEYS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "num_attention_heads",
@@ -32,13 +33,14 @@ def check_count(recipe: Recipe, method: Method, part: Part, problems: Problems) 
     """The number of inputs and the presence of the base."""
     where, line = part.where, recipe.line(part.where)
     listed = ", ".join(str(entry.model) for entry in part.inputs)
+    base = _base_of(recipe, part)
     if method.base == "required" and part.base is None:
-        if recipe.base_model is None:
+        if base is None:
             problems.error("merge_method", f"{method.name} needs a base_model",
                            "Add base_model: <the model the others were fine-tuned from>.",
                            recipe.line("merge_method"))  # fmt: skip
         else:
-            problems.error(where, f"{method.name} needs the base {recipe.base_model} among the "
+            problems.error(where, f"{method.name} needs the base {base} among the "
                            f"sources of every slice; found {listed}",
                            "Add it as a source.", line)  # fmt: skip
         return
@@ -66,6 +68,13 @@ def check_count(recipe: Recipe, method: Method, part: Part, problems: Problems) 
     problems.error(where, f"{method.name} takes {wanted}, {found}", hint, line)
 
 
+def _base_of(recipe: Recipe, part: Part) -> ModelReference | None:
+    """The base that the recipe names for these inputs: the slice's own, or everybody's."""
+    pieces = (piece for module in recipe.modules for piece in module.slices)
+    own = next((piece.base_model for piece in pieces if piece.where == part.where), None)
+    return own or recipe.base_model
+
+
 def _check_slerp(recipe: Recipe, part: Part, problems: Problems) -> None:
     """slerp with t walks from the base to exactly one other model."""
     listed = [str(entry.model) for entry in part.inputs if entry.where != "base_model"]
@@ -76,8 +85,8 @@ def _check_slerp(recipe: Recipe, part: Part, problems: Problems) -> None:
     example = f"base_model: {listed[0]}"
     if len(listed) != 2:
         problems.error(part.where, several, MANY if len(listed) > 2 else "", line)
-    elif recipe.base_model:
-        found = f"the base {recipe.base_model} is neither of them: {', '.join(listed)}"
+    elif base := _base_of(recipe, part):
+        found = f"the base {base} is neither of them: {', '.join(listed)}"
         message = f"slerp with t walks between two models, from the base to the other, and {found}"
         problems.error(part.where, message, f"Name one of the two, as in {example}.", line)
     else:
@@ -109,8 +118,10 @@ def check_layers(recipe: Recipe, models: Models, parts: Sequence[Part], problems
 def warn_settings(models: Models, problems: Problems) -> None:
     """Config values that the output can hold only once but that the inputs disagree on."""
     donor = models.donor.checkpoint
-    if donor.config is None and donor.side_files:
-        problems.warn(donor.label, "has no config.json, so the output will have none")
+    with_config = [m.checkpoint for m in models.by_reference.values() if m.checkpoint.config]
+    if donor.config is None and (donor.side_files or with_config):
+        first = f"To take that of {with_config[0].label}, list it first." if with_config else ""
+        problems.warn(donor.label, "has no config.json, so the output will have none", first)
     for model in models.by_reference.values():
         theirs, ours = model.checkpoint.config, donor.config
         if not theirs or not ours:
@@ -270,11 +281,16 @@ def report_filters(
         if use.matched:
             continue
         names = resolver.asked[(use.where, use.filter)]
-        words = {word for name in names for word in name.split(".") if not word.isdigit()}
+        words = sorted({word for name in names for word in name.split(".") if not word.isdigit()})
         report = problems.warn if options.lenient else problems.error
-        near = nearest(use.filter, words)
+        text = use.filter.removeprefix("glob:")
+        is_part = any(text in name for name in names)
+        near = text if is_part else nearest_match(text, words)
+        if near and text != use.filter:
+            near = f"glob:*{near}*"
         message = f"filter {use.filter!r} matched 0 of {use.asked} tensors"
-        report(use.where, f"{message}; {near}" if near else message, "", recipe.line(use.where))
+        message += f"; did you mean {near}?" if near else ""
+        report(use.where, message, "", recipe.line(use.where))
 
 
 def report_patterns(

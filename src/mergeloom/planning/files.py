@@ -9,6 +9,7 @@ from typing import Any
 from mergeloom.architecture import config as edits
 from mergeloom.architecture.layer_config import count_scope, select_layers
 from mergeloom.architecture.stacks import NEXT_TOKEN_KEYS
+from mergeloom.checkpoint import is_lfs_pointer
 from mergeloom.errors import Problems
 from mergeloom.planning.models import Model, Models
 from mergeloom.planning.plan import Job, Options, SideFile
@@ -49,9 +50,13 @@ def output_config(
         config = edits.with_dtype(config, _main_dtype(jobs))
     written = {job.name for job in jobs}
     has_head = any(head in written for head in models.heads) and donor.layout.embeddings
-    # A model that says it is tied and stores a head has one that is not its embedding: Luke's.
-    every = all(edits.says_tied(m.checkpoint.config or {}) for m in models.by_reference.values())
-    if has_head and (not donor.layout.heads or (edits.says_tied(config) and not every)):
+    # Models that all say they are tied and all store a head have one that is not the embedding:
+    # Luke's. Where one of them says so and has none, or says otherwise, the new head is a new one.
+    alike = all(
+        m.layout.heads and edits.says_tied(m.checkpoint.config or {})
+        for m in models.by_reference.values()
+    )
+    if has_head and (not donor.layout.heads or (edits.says_tied(config) and not alike)):
         config = edits.with_tying(config, tied=False)
     elif recipe.tie == "force" and donor.layout.embeddings:
         config = edits.with_tying(config, tied=True)
@@ -94,6 +99,19 @@ def warn_of_links(files: Sequence[SideFile], problems: Problems) -> None:
             problems.warn(
                 str(root), f"has links to files outside of it, whose content is copied: {shown}"
             )
+
+
+def check_pointers(files: Sequence[SideFile], problems: Problems) -> None:
+    """Files that git-lfs has not fetched: without the tokenizer's the result would not load."""
+    for file in files:
+        path = file.root / file.name
+        # The result of an earlier document is not there yet.
+        if file.content is not None or not path.is_file():
+            continue
+        size = path.stat().st_size
+        if size <= 1024 and is_lfs_pointer(path.read_bytes(), size):
+            report = problems.error if file.name in TOKENIZER_FILES else problems.warn
+            report(str(path), f"is a git-lfs pointer ({size} bytes): run git lfs pull")
 
 
 def side_files(models: Models, options: Options, made: MadeFiles) -> tuple[SideFile, ...]:

@@ -41,17 +41,18 @@ class JobMaker:
     repacked: dict[ModelReference, list[Source]] = field(default_factory=dict)
     truncated: dict[str, int] = field(default_factory=dict)
     misshapen: dict[tuple[str, ModelReference], list[Target]] = field(default_factory=dict)
-    failed: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    failed: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)
 
     def make(self, targets: Sequence[Target]) -> tuple[Job, ...]:
         """One job for each target that can be made; the rest is in the collected problems."""
         jobs = [job for target in targets if (job := self._job(target))]
-        for (where, message), names in self.failed.items():
+        for (where, message, hint), names in self.failed.items():
             layers = f"{len(names)} tensors, the first is {names[0]}"
             self.problems.error(
                 where,
                 f"{self.method.name}: {message} ({layers if len(names) > 1 else names[0]})",
-                line=self.recipe.line(where),
+                hint,
+                self.recipe.line(where),
             )
         return tuple(jobs)
 
@@ -199,7 +200,14 @@ class JobMaker:
             if not self.resolver.missing:
                 job.formula()
         except MethodError as error:
-            self.failed.setdefault((part.where, str(error)), []).append(target.name)
+            # A parameter that is written, and has no entry for this tensor.
+            given = {name for _, settings in part.levels for name in settings}
+            absent = [n for n, value in job.parameters.items() if value is None and n in given]
+            hint = "".join(
+                f"Add a last entry without a filter to {name}: {{value: ...}}."
+                for name in absent[:1]
+            )
+            self.failed.setdefault((part.where, str(error), hint), []).append(target.name)
         return job
 
     def _input(self, target: Target, part: Part, number: int, source: Source) -> JobInput:

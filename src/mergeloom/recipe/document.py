@@ -139,8 +139,15 @@ class _Checks:
                     self.warn(f"{here}.model", message)
                 first.setdefault(entry.model, i)
             for i, piece in enumerate(slices):
+                here = f"{path}slices[{i}]"
                 if piece.residual_weight is not None:
-                    self.warn(f"{path}slices[{i}].residual_weight", "is ignored; no tool reads it")
+                    self.warn(f"{here}.residual_weight", "is ignored; no tool reads it")
+                layers: dict[object, int] = {}
+                for j, source in enumerate(piece.sources):
+                    same = layers.setdefault((source.model, source.layer_range), j)
+                    if same != j:
+                        message = f"{source.model} is also {here}.sources[{same}] with the same "
+                        self.warn(f"{here}.sources[{j}]", f"{message}layers; both entries count")
 
     def renames(self, recipe: Recipe) -> None:
         """Report a model that two entries rename in different ways."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import yaml
 
@@ -45,7 +45,7 @@ _ADVICE = {
 }
 
 
-def syntax_problem(error: yaml.YAMLError, text: str, anchors: Iterable[str]) -> Problem:
+def syntax_problem(error: yaml.YAMLError, text: str, anchors: Sequence[str]) -> Problem:
     """One sentence for a syntax error, with its line and column (both from 1)."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return _unreadable(error, text)
@@ -63,6 +63,8 @@ def syntax_problem(error: yaml.YAMLError, text: str, anchors: Iterable[str]) -> 
         name = said.partition("'")[2].partition("'")[0]
         cause, hint = f"the alias *{name} has no anchor &{name} before it", nearest(name, anchors)
         hint = hint.replace("did", "Did", 1)
+        if name in anchors:
+            cause, hint = f"the anchor &{name} is of an earlier document", "Write it in each one."
     elif "is not closed" in cause and error.context_mark:
         opened = error.context_mark.line + 1
         hint = f"It was opened on line {opened}."

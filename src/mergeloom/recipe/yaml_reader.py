@@ -16,10 +16,11 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from mergeloom.errors import Problem, Problems, RecipeError
+from mergeloom.recipe.words import shown
 from mergeloom.recipe.yaml_errors import syntax_problem
 
 MAX_NODES = 200_000
-"""Values a recipe may hold once its aliases are written out; more is an alias bomb."""
+"""Values a recipe may hold, also once its aliases are written out; more is an alias bomb."""
 MAX_DEPTH = 100
 """Nesting a recipe may have. Real ones stay under ten."""
 
@@ -99,6 +100,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, text: str, anchor_names: list[str]) -> None:
         super().__init__(text)
         self.depth = 0
+        self.nodes = 0
         self.anchored: dict[int, Node] = {}
         self.anchor_names = anchor_names
         self.alias_lines: dict[tuple[int, int], int] = {}
@@ -126,9 +128,12 @@ class _Loader(yaml.SafeLoader):
 
     def _compose_deeper(self, parent: Node | None, index: Any, event: Any) -> Node | None:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
+        self.nodes += 1
+        if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            deep = f"nested more than {MAX_DEPTH} levels deep"
+            long = f"more than {MAX_NODES:,} values, which no recipe has"
             raise yaml.MarkedYAMLError(
-                problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=event.start_mark
+                problem=deep if self.depth > MAX_DEPTH else long, problem_mark=event.start_mark
             )
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -221,7 +226,9 @@ class _Builder:
             return self.loader.construct_object(node)
         except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
             kind = node.tag.removeprefix(_CORE)
-            message = f"{node.value!r} cannot be read as {kind}; put it in quotes if it is text"
+            message = (
+                f"{shown(node.value)} cannot be read as {kind}; put it in quotes if it is text"
+            )
             self.problems.error(path, message, line=_line(node))
             return None
 
@@ -246,7 +253,9 @@ class _Builder:
             name = str(key.value)
             here = join(path, name)
             if name in first_lines:
-                message = f"written twice, on lines {first_lines[name]} and {_line(key)}"
+                before, now = first_lines[name], _line(key)
+                message = f"written twice, on lines {before} and {now}"
+                message = message if before != now else f"written twice on line {now}"
                 self.problems.error(here, message, "Keep one of them.", _line(key))
                 continue
             first_lines[name] = self.lines[here] = _line(key)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from mergeloom.errors import CheckpointError, Problem, RecipeError, nearest
+from mergeloom.errors import CheckpointError, Problem, RecipeError, json_kind, nearest
 from mergeloom.recipe.fields import BUILT_IN_TEMPLATES, CHAT_TEMPLATES
 from mergeloom.types import Checkpoint, ModelReference
 from mergeloom.vocabulary.template_check import check_template
@@ -189,7 +189,7 @@ def _document(content: bytes, where: str) -> dict[str, Any]:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise CheckpointError(Problem(where, f"is not valid JSON: {why}")) from None
     if not isinstance(document, dict):
-        message = f"holds a JSON {type(document).__name__}, not an object"
+        message = f"holds a JSON {json_kind(document)}, not an object"
         raise CheckpointError(Problem(where, message))
     return document
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from mergeloom.checkpoint import is_lfs_pointer
 from mergeloom.errors import CheckpointError, Problem
 from mergeloom.types import Checkpoint
 
@@ -195,7 +196,10 @@ def _parsed(where: str, content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise CheckpointError(Problem(where, "is nested too deeply to be read")) from None
     except ValueError as error:
-        raise CheckpointError(Problem(where, f"is not valid JSON: {error}")) from None
+        message = f"is not valid JSON: {error}"
+        if is_lfs_pointer(content, len(content)):
+            message = f"is a git-lfs pointer ({len(content)} bytes): run git lfs pull"
+        raise CheckpointError(Problem(where, message)) from None
     if not isinstance(document, dict):
         document = {}  # the vocabulary is then found missing
     return document
