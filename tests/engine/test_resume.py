@@ -149,7 +149,8 @@ def test_what_never_reached_the_disk_is_made_again(loss, inputs, tmp_path, monke
 
     with monkeypatch.context() as run:
         run.setattr(os, "fsync", disk.fsync)
-        run.setattr(sink, "_blocks_read", lambda: 0)
+        run.setattr(sink, "_blocks_read", count().__next__)  # the disk always reads
+        run.setattr(sink, "SECONDS_WITHOUT_FLUSH", 0)
         run.setattr(sink, "SECONDS_BETWEEN_FLUSHES", 0)
         with pytest.raises((Stop, OutputError)):
             mergeloom.merge(text, out, progress=progress, threads=1)
@@ -158,6 +159,20 @@ def test_what_never_reached_the_disk_is_made_again(loss, inputs, tmp_path, monke
         monkeypatch.setattr(journal, "_system", lambda: "another one")
     assert 0 < mergeloom.merge(text, out).resumed < 8
     assert_same_files(out, tmp_path / "whole" / "out")
+
+
+def test_a_disk_without_room_for_the_journal_is_told(inputs, tmp_path, monkeypatch):
+    def full(fd: int, data: bytes) -> int:
+        if b'"job": 5' in data:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data)
+
+    write = os.write
+    with monkeypatch.context() as then:
+        then.setattr(os, "write", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            mergeloom.merge(recipe(inputs), tmp_path / "out", threads=1)
+    assert mergeloom.merge(recipe(inputs), tmp_path / "out").resumed == 5
 
 
 def test_a_worker_that_cannot_be_started_stops_the_others(inputs, tmp_path, monkeypatch):
