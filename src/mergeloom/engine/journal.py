@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergeloom.engine.kernel import unwritable
+from mergeloom.errors import OutputError
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ class Journal:
             for file in files:
                 os.fsync(file)
         except OSError as error:
-            self._append({"system": None})
+            try:
+                self._append({"system": None})
+            except OutputError:  # there is room to begin again
+                os.ftruncate(self._fd, 0)
             raise unwritable(error.errno or 0) from error
         if safe:
             self._append({"flushed": safe})
