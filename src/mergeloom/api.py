@@ -57,11 +57,6 @@ def load_recipe(source: RecipeSource, *, lenient: bool = False) -> Recipe:
     return _load(source, lenient=lenient, methods=METHODS)
 
 
-def load_with_problems(source: RecipeSource, problems: Problems, *, lenient: bool) -> Recipe:
-    """Like :func:`load_recipe`; ``problems`` gets the warnings, also when there are mistakes."""
-    return _load(source, lenient=lenient, methods=METHODS, problems=problems)
-
-
 def _loaded(recipe: Recipe | RecipeSource, options: Options | None) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe

@@ -82,6 +82,19 @@ class Problems:
             raise kind(self.errors)
 
 
+def listing(names: Iterable[str], limit: int = 8) -> str:
+    """``a, b, c and 5 more``."""
+    every = list(names)
+    text = ", ".join(every[:limit])
+    return f"{text} and {len(every) - limit} more" if len(every) > limit else text
+
+
+def first_few(names: Iterable[str], limit: int = 3) -> str:
+    """``a, b, c, ...``, for messages that say how many there are."""
+    every = list(names)
+    return ", ".join(every[:limit]) + (", ..." if len(every) > limit else "")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``did you mean X?`` for the nearest known word, or an empty text."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

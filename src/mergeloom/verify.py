@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergeloom.checkpoint.views import torch_dtype
-from mergeloom.errors import CheckpointError, Problems
+from mergeloom.errors import CheckpointError, Problems, first_few
 from mergeloom.planning import Plan
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -172,7 +172,7 @@ def _sentences(found: Misfits) -> Iterator[str]:
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:
     count = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-    return f"{count}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    return f"{count}: {first_few(names)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from mergeloom import load_recipe
-from mergeloom.api import load_with_problems
 from mergeloom.cli.main import mergeloom
 from mergeloom.cli.peers import mergekit_command, mergekitty_command
 from mergeloom.errors import Problems
@@ -236,10 +235,8 @@ def test_explain_tells_all_of_a_method_and_its_recipe_loads(name):
         assert f"\n  {parameter.name}: {parameter.kind}" in done.out
         assert parameter.help in done.out
     example = textwrap.dedent(done.out.partition("A recipe:\n")[2])
-    problems = Problems()
-    recipe = load_with_problems(example, problems, lenient=False)
-    warnings = problems.warnings
-    assert (recipe.merge_method, warnings) == (name, [])
+    recipe = load_recipe(example)
+    assert (recipe.merge_method, recipe.warnings) == (name, ())
 
 
 def test_explain_of_an_unknown_method_names_the_nearest():

@@ -16,9 +16,9 @@ from mergeloom.checkpoint.file_kinds import (
     is_training_state,
     is_weights,
 )
-from mergeloom.checkpoint.report import Report, listing
+from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.safetensors_header import lfs_pointer
-from mergeloom.errors import Problems, json_kind
+from mergeloom.errors import Problems, json_kind, listing
 
 _SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")

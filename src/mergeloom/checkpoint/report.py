@@ -1,8 +1,7 @@
-"""Where the mistakes of one model go, and how its files are called in them."""
+"""Where the mistakes of one model go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mergeloom.errors import Problems
@@ -29,10 +28,3 @@ class Report:
     def warn(self, message: str, hint: str = "") -> None:
         """Add a warning."""
         self.problems.warn(self.where, message, hint, self.line)
-
-
-def listing(names: Iterable[str], limit: int = 8) -> str:
-    """``a, b, c and 5 more``."""
-    every = list(names)
-    text = ", ".join(every[:limit])
-    return f"{text} and {len(every) - limit} more" if len(every) > limit else text

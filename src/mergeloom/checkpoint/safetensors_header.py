@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mergeloom.checkpoint.report import Report, listing
+from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.views import StoredTensor
+from mergeloom.errors import listing
 from mergeloom.types import DTYPES
 
 MAX_HEADER = 100_000_000

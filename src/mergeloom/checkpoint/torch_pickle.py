@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 from mergeloom.checkpoint.pickle_machine import MAX_PICKLE, PickleError, PickleMachine
 from mergeloom.checkpoint.pickle_names import NAMES, PickledTensor, Storage, storage_of
-from mergeloom.checkpoint.report import Report, listing
+from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.safetensors_header import lfs_pointer
 from mergeloom.checkpoint.views import StoredTensor, StridedTensor
+from mergeloom.errors import listing
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params")
 """Keys under which training programs put the weights, in the order they are looked for.

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from mergeloom.checkpoint.file_kinds import FOREIGN
 from mergeloom.checkpoint.folder import Weights
-from mergeloom.checkpoint.report import Report, listing
+from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.safetensors_header import read_header
+from mergeloom.errors import listing
 from mergeloom.types import View
 
 V = TypeVar("V", bound=View)

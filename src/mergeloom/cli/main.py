@@ -246,12 +246,13 @@ def _plan(
     quiet: bool = False,
 ) -> Plan:
     """The plan of a recipe file, with its warnings told."""
-    from mergeloom.api import load_with_problems
+    from mergeloom.methods import METHODS
     from mergeloom.planning import make_plan, merging_into
+    from mergeloom.recipe import load_recipe
 
     problems = Problems()
     try:
-        loaded = load_with_problems(recipe, problems, lenient=options.lenient)
+        loaded = load_recipe(recipe, lenient=options.lenient, methods=METHODS, problems=problems)
     finally:
         if not quiet:
             tell(problems.warnings, "warning")

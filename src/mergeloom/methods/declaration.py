@@ -82,6 +82,11 @@ class Arguments:
         return numbers
 
 
+Vectors = Literal["tensor", "last", "first"]
+"""What inner products are taken of: the whole tensor flattened, every vector along the last axis,
+or every vector along the first axis."""
+
+
 @dataclass(frozen=True)
 class WeightedSum:
     """``Σ cᵢ xᵢ`` over the inputs, or ``base + Σ cᵢ (xᵢ − base)`` with ``deltas``.
@@ -91,13 +96,12 @@ class WeightedSum:
     shape (..., k, k), that returns coefficients of shape (..., k): two streaming passes.
 
     The inputs are ordered base first (only without ``deltas``, when the method has a base), then
-    as in the recipe. ``vectors`` says what the Gram matrix is taken of: the whole tensor
-    flattened, every vector along the last axis, or every vector along the first axis.
+    as in the recipe. The Gram matrix is taken of ``vectors``.
     """
 
     coefficients: tuple[float, ...] | Callable[[Array, Note], Array]
     deltas: bool = False
-    vectors: Literal["tensor", "last", "first"] = "tensor"
+    vectors: Vectors = "tensor"
 
 
 BASE_ALONE = WeightedSum((), deltas=True)

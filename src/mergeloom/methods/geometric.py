@@ -10,7 +10,7 @@ from mergeloom.methods.registry import method
 from mergeloom.methods.sums import WEIGHT
 
 if TYPE_CHECKING:
-    from mergeloom.methods.declaration import Array
+    from mergeloom.methods.declaration import Array, Vectors
 
 SMALLEST_MEAN = 1e-7
 """Of unit vectors that cancel, rounding to float32 and inner products leave about this much."""
@@ -236,5 +236,5 @@ def model_stock(arguments: Arguments) -> WeightedSum:
             note("the models' task vectors point apart, so t lies outside 0 to 1")
         return np.repeat(t[..., None] / count, count, axis=-1)
 
-    vectors = "last" if arguments.flag("filter_wise") else "tensor"
-    return WeightedSum(coefficients, deltas=True, vectors=vectors)  # type: ignore[arg-type]
+    vectors: Vectors = "last" if arguments.flag("filter_wise") else "tensor"
+    return WeightedSum(coefficients, deltas=True, vectors=vectors)

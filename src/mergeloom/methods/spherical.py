@@ -12,7 +12,7 @@ from mergeloom.methods.declaration import Arguments, MethodError, Note, Paramete
 from mergeloom.methods.registry import method
 
 if TYPE_CHECKING:
-    from mergeloom.methods.declaration import Array
+    from mergeloom.methods.declaration import Array, Vectors
 
 SMALLEST_NORM = 1e-8
 NEARLY_PARALLEL = 0.9995
@@ -174,7 +174,7 @@ def _between(arguments: Arguments) -> WeightedSum:
             note("the two vectors are nearly opposite, so the arc between them is ill-defined")
         return interpolate(cosine, t, collinear)
 
-    vectors = "tensor"
+    vectors: Vectors = "tensor"
     if not arguments.flag("nuslerp_flatten"):
         vectors = "first" if arguments.flag("nuslerp_row_wise") else "last"
-    return WeightedSum(coefficients, deltas=arguments.has_base, vectors=vectors)  # type: ignore[arg-type]
+    return WeightedSum(coefficients, deltas=arguments.has_base, vectors=vectors)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
-from mergeloom.errors import Problems
+from mergeloom.errors import Problems, first_few
 from mergeloom.methods import Method
 from mergeloom.planning.jobs import JobMaker
 from mergeloom.planning.models import Model, Models, place_of
@@ -167,7 +167,7 @@ def report_lacking(maker: JobMaker, whole: Sequence[ModelReference]) -> None:
     for (where, label), names in maker.lacking.items():
         if label in map(str, unrelated):
             continue
-        shown = listing(names)
+        shown = first_few(names)
         maker.problems.error(
             where,
             f"{label} lacks {len(names)} tensors that the other sources have: {shown}"
@@ -325,12 +325,12 @@ def warn_left_out(maker: JobMaker, unused: Mapping[str, Sequence[str]]) -> None:
     for label, names in (*unused.items(), (donor, maker.kept)):
         if not names:
             continue
-        shown = listing(names)
+        shown = first_few(names)
         count = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
         what = "in no other model and copied unchanged" if names is maker.kept else "not used"
         maker.problems.warn(label, f"{count} {what}: {shown}")
     if maker.unmatched:
-        shown = listing(maker.unmatched)
+        shown = first_few(maker.unmatched)
         maker.problems.warn("--allow-crimes", f"{len(maker.unmatched)} tensors do not match and "
                             f"are copied from the base: {shown}")  # fmt: skip
     for reference, model in maker.models.by_reference.items():
@@ -346,8 +346,3 @@ def warn_left_out(maker: JobMaker, unused: Mapping[str, Sequence[str]]) -> None:
                 f"{len(found)} tensors are packed in another way than in {donor} and are read in "
                 f"its way, as {found[0].text}",
             )
-
-
-def listing(names: Sequence[str]) -> str:
-    """The first three names."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

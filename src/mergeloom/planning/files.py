@@ -10,7 +10,7 @@ from mergeloom.architecture import config as edits
 from mergeloom.architecture.layer_config import count_scope, select_layers
 from mergeloom.architecture.stacks import NEXT_TOKEN_KEYS
 from mergeloom.checkpoint import is_lfs_pointer
-from mergeloom.errors import Problems
+from mergeloom.errors import Problems, listing
 from mergeloom.planning.models import Model, Models
 from mergeloom.planning.plan import Job, Options, SideFile
 from mergeloom.planning.targets import Restacked
@@ -95,10 +95,8 @@ def warn_of_links(files: Sequence[SideFile], problems: Problems) -> None:
             and not path.resolve().is_relative_to(home)
         ]
         if out:
-            shown = ", ".join(out[:3]) + (f" and {len(out) - 3} more" if len(out) > 3 else "")
-            problems.warn(
-                str(root), f"has links to files outside of it, whose content is copied: {shown}"
-            )
+            message = "has links to files outside of it, whose content is copied"
+            problems.warn(str(root), f"{message}: {listing(out, 3)}")
 
 
 def check_pointers(files: Sequence[SideFile], problems: Problems) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mergeloom.architecture import Layout, is_buffer
 from mergeloom.architecture.stacks import family
-from mergeloom.errors import Problems
-from mergeloom.planning.checks import listing, size_differences
+from mergeloom.errors import Problems, first_few
+from mergeloom.planning.checks import size_differences
 from mergeloom.planning.jobs import JobMaker
 from mergeloom.planning.models import Model, Models, place_of
 from mergeloom.planning.plan import Job, Options
@@ -54,7 +54,7 @@ def check_kinds(recipe: Recipe, models: Models, options: Options, problems: Prob
         message = (
             f"{label} is another kind of model than {donor.checkpoint.label}: {differing}; "
             f"{match.matched} tensors match and {len(match.unmatched)} do not: "
-            f"{listing(match.unmatched)}"
+            f"{first_few(match.unmatched)}"
         )
         if sizes := size_differences(donor, model):
             message += f"; {sizes}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mergeloom.architecture.layer_config import count_scope, layer_labels
 from mergeloom.architecture.stacks import COUNT_KEYS, leaves
-from mergeloom.errors import Problems
+from mergeloom.errors import Problems, first_few
 from mergeloom.planning.models import Model, Models
 from mergeloom.planning.targets import Restacked
 
@@ -60,7 +60,7 @@ def _warn_lists(donor: Model, other: Model, problems: Problems) -> None:
             if key in b and a[key] != b[key]
         ]
         if differ:
-            shown = ", ".join(map(str, differ[:6])) + (", ..." if len(differ) > 6 else "")
+            shown = first_few(map(str, differ), 6)
             problems.warn(
                 other.checkpoint.label,
                 f"its {key} says otherwise than {donor.checkpoint.label}'s of layers {shown}; the "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mergeloom.errors import MergeloomError, Problems
+from mergeloom.errors import MergeloomError, Problems, listing
 from mergeloom.planning.models import Model, Models, place_of
 from mergeloom.planning.plan import Options
 from mergeloom.types import ModelReference, Recipe, TokenSetting
@@ -203,8 +203,7 @@ def _count(tokens: Sequence[str]) -> str:
 
 def some(tokens: Sequence[str]) -> str:
     """The first of them, quoted, and how many more there are."""
-    more = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
-    return ", ".join(map(repr, tokens[:SHOWN])) + more
+    return listing(map(repr, tokens), SHOWN)
 
 
 # --- with a tokenizer setting ------------------------------------------------------------------

@@ -38,7 +38,7 @@ def load_recipe(
             wrong level is ignored too; it is not moved to where it belongs.
         methods: method names → their declarations. Without them neither the method's name nor
             its parameters are checked, and values are not converted to the declared types.
-        problems: gets the warnings.
+        problems: gets the warnings, also when there are mistakes.
 
     Returns:
         The recipe in normal form. Of a file with several documents, the unnamed one or else the

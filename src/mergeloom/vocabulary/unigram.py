@@ -62,10 +62,10 @@ def best_split(piece: str, scores: Mapping[str, float], longest: int) -> float |
     best: list[float | None] = [0.0, *([None] * count)]
     for end in range(1, count + 1):
         for start in range(max(0, end - longest), end):
-            before = best[start]
+            before, held = best[start], best[end]
             if before is None or end - start == count:
                 continue
             score = scores.get(piece[start:end])
-            if score is not None and (best[end] is None or before + score > best[end]):  # type: ignore[operator]
+            if score is not None and (held is None or before + score > held):
                 best[end] = before + score
     return best[count]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from mergeloom.errors import CheckpointError, Problem, RecipeError
+from mergeloom.errors import CheckpointError, Problem, RecipeError, first_few
 from mergeloom.types import UnionMode
 from mergeloom.vocabulary import bpe, unigram
 from mergeloom.vocabulary.document import required_tokens, with_tokens, without_tokens
@@ -389,5 +389,4 @@ def _model(tokenizer: Tokenizer) -> Mapping[str, Any]:
 
 def _some(tokens: Sequence[str] | Mapping[str, int]) -> str:
     """``3 tokens (a, b, c)``, with at most three named."""
-    shown = ", ".join(list(tokens)[:3]) + (", ..." if len(tokens) > 3 else "")
-    return f"{len(tokens)} token{'s' if len(tokens) != 1 else ''} ({shown})"
+    return f"{len(tokens)} token{'s' if len(tokens) != 1 else ''} ({first_few(tokens)})"

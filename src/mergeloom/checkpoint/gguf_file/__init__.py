@@ -24,8 +24,9 @@ from mergeloom.checkpoint.gguf_file.header import Entry, Header, read_header
 from mergeloom.checkpoint.gguf_file.tensor import GgufTensor
 from mergeloom.checkpoint.gguf_file.tokenizer import tokenizer_files
 from mergeloom.checkpoint.open_files import read_into
-from mergeloom.checkpoint.report import Report, listing
+from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.weights import in_natural_order
+from mergeloom.errors import listing
 from mergeloom.types import DTYPES, View
 
 if TYPE_CHECKING:

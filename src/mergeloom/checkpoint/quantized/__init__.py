@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergeloom.checkpoint.quantized.pool import Pool, own_dtype, quantization_settings
-from mergeloom.checkpoint.report import Report, listing
+from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.weights import in_natural_order
+from mergeloom.errors import listing
 from mergeloom.types import View
 
 __all__ = ["dequantized"]
