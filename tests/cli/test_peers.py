@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from safetensors import safe_open
@@ -95,6 +96,7 @@ def check_flag(done: Run, flags: tuple[str, ...]) -> None:
     if ignored:
         assert said[0].startswith(f"{flags[0]} has no effect: ")
     assert Path("out/README.md").exists() is (flags[0] != "--no-write-model-card")
+    assert ("peak memory" in done.err) is (flags[0] in ("-v", "-vv", "--verbose"))
     if flags[0] == "--quiet":
         assert done.err == ""
 
@@ -214,3 +216,9 @@ def test_mistakes_are_told_as_by_the_main_program(config):
     assert mistakes(run("config.yml", "out", command=mergekit_command)) == [
         "config.yml: does not exist. Did you mean config.yaml?"
     ]
+
+
+@pytest.mark.parametrize("command", [mergekit_command, mergekitty_command])
+def test_the_help_says_what_every_flag_does(command):
+    named = [option for option in command.params if isinstance(option, click.Option)]
+    assert [option.opts for option in named if not option.help] == []

@@ -75,7 +75,7 @@ def _exit_code(call: Callable[[], Any]) -> int:
         tell([_problem(error)], "error")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nstopped; run the same command again to continue where it stopped", err=True)
+        click.echo("stopped; run the same command again to continue where it stopped", err=True)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.

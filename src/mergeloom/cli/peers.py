@@ -58,26 +58,36 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-def _switch(name: str, default: bool = False) -> Callable[[Any], Any]:
+def _switch(name: str, default: bool = False, does: str = "") -> Callable[[Any], Any]:
     dashed = name.replace("_", "-")
-    why = WITHOUT_MEANING.get(name)
-    help_text = f"No effect: {why}." if why else None
+    help_text = does or f"No effect: {WITHOUT_MEANING[name]}."
     return click.option(f"--{dashed}/--no-{dashed}", name, default=default, help=help_text)
+
+
+def _ignored(name: str, **given: Any) -> Callable[[Any], Any]:
+    help_text = f"No effect: {WITHOUT_MEANING[name]}."
+    return click.option(f"--{name.replace('_', '-')}", help=help_text, **given)
 
 
 COMMON = _options(
     CONFIG_FILE,
     OUT_PATH,
-    _switch("allow_crimes"),
+    _switch("allow_crimes", does="Merge models of different kinds as far as their tensors match."),
     *(_switch(name) for name in SHARED),
-    click.option("--transformers-cache", type=UserPath()),
-    click.option("--lora-merge-cache", type=click.Path()),
-    click.option("--out-shard-size", type=Size(), default="5B"),
-    click.option("--random-seed", type=int),
-    _switch("copy_tokenizer", True),
-    _switch("write_model_card", True),
-    _switch("safe_serialization", True),
-    _switch("quiet"),
+    click.option("--transformers-cache", type=UserPath(), help="Hugging Face cache to use."),
+    _ignored("lora_merge_cache", type=click.Path()),
+    click.option(
+        "--out-shard-size",
+        type=Size(),
+        default="5B",
+        show_default=True,
+        help="Largest output file in bytes: 5B, 5GB, 5GiB, 500M.",
+    ),
+    click.option("--random-seed", type=int, help="Seed of random methods; 0 unless given."),
+    _switch("copy_tokenizer", True, "Copy the base's tokenizer files; the default."),
+    _switch("write_model_card", True, "Write README.md and the recipe; the default."),
+    _switch("safe_serialization", True, "No effect: only safetensors are written."),
+    _switch("quiet", does="Print only errors."),
     click.option("--lenient", is_flag=True, help="Ours: unknown keys are ignored."),
     click.option("--overwrite", is_flag=True, help="Ours: replace a folder that is not empty."),
     click.version_option(__version__),
@@ -88,14 +98,19 @@ COMMON = _options(
 @COMMON
 @_options(
     *(_switch(name) for name in MERGEKIT_ONLY),
-    _switch("unsafe_truncate_embeddings"),
-    click.option("--lora-merge-dtype"),
-    _switch("cuda"),
-    click.option("--device"),
-    click.option("--gpu-rich", is_flag=True),
-    click.option("--write-threads", type=int),
-    click.option("-j", "--num-threads", type=click.IntRange(min=1)),
-    click.option("-v", "--verbose", count=True),
+    _switch("unsafe_truncate_embeddings", does="Cut vocabulary tables to the smallest model's."),
+    _ignored("lora_merge_dtype"),
+    _switch("cuda", does="The same as --device cuda."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps, xpu or auto; cpu unless given."),
+    click.option("--gpu-rich", is_flag=True, help="The same as --device cuda."),
+    _ignored("write_threads", type=int),
+    click.option(
+        "-j",
+        "--num-threads",
+        type=click.IntRange(min=1),
+        help="Workers; by default one for each core.",
+    ),
+    click.option("-v", "--verbose", count=True, help="Print the plan first."),
 )
 def mergekit_command(config_file: Path, out_path: Path, **given: Any) -> None:
     """Merge by a recipe, with mergekit-yaml's flags."""
@@ -107,11 +122,17 @@ def mergekit_command(config_file: Path, out_path: Path, **given: Any) -> None:
 @click.command()
 @COMMON
 @_options(
-    click.option("--compute-device", type=click.Choice(["cpu", "cuda"]), default="cpu"),
-    click.option("--storage-device", type=click.Choice(["cpu", "cuda"])),
+    click.option(
+        "--compute-device",
+        type=click.Choice(["cpu", "cuda"]),
+        default="cpu",
+        show_default=True,
+        help="Where the arithmetic is done.",
+    ),
+    _ignored("storage_device", type=click.Choice(["cpu", "cuda"])),
     _switch("load_to_compute"),
-    click.option("--executor", type=click.Choice(["single", "parallel"])),
-    click.option("-v", "--verbose", is_flag=True),
+    _ignored("executor", type=click.Choice(["single", "parallel"])),
+    click.option("-v", "--verbose", is_flag=True, help="Print the plan first."),
 )
 def mergekitty_command(config_file: Path, out_path: Path, **given: Any) -> None:
     """Merge by a recipe, with mergekitty-yaml's flags."""
@@ -141,7 +162,7 @@ def _run(
         overwrite=given["overwrite"] or _is_earlier_merge(out),
         card=given["write_model_card"],
         quiet=given["quiet"],
-        verbose=int(given["verbose"]) > 1,
+        verbose=bool(given["verbose"]),
     )
     run_merge(recipe, out, options, flags)
 
