@@ -12,8 +12,8 @@ import pytest
 import mergeloom
 
 SOURCE = Path(mergeloom.__file__).parent
-STAGES = """_version errors types methods recipe checkpoint architecture vocabulary planning
-inspection verify engine output api demo cli __main__""".split()
+STAGES = """_version errors types json_text methods recipe checkpoint architecture vocabulary
+planning inspection verify engine output api demo cli __main__""".split()
 
 
 def stage(module: str) -> str | None:

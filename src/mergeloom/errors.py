@@ -99,9 +99,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """``did you mean X?`` for the nearest known word, or an empty text."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""
-
-
-def json_kind(value: object) -> str:
-    """What JSON calls a value that was read from it."""
-    kinds = {list: "list", dict: "object", str: "string", bool: "boolean", type(None): "null"}
-    return kinds.get(type(value), "number")

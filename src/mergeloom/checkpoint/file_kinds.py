@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+
+from mergeloom.json_text import parse_json
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 """Files that can be read. Everything but ``.safetensors`` and ``.gguf`` is a torch pickle."""
@@ -112,8 +113,8 @@ def _is_side_file(path: PurePosixPath, foreign: set[PurePosixPath]) -> bool:
 def module_folders(root: Path) -> tuple[str, ...]:
     """The subfolders that a sentence-transformers ``modules.json`` names."""
     try:
-        modules = json.loads((root / "modules.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        modules = parse_json((root / "modules.json").read_bytes())
+    except (OSError, ValueError):
         return ()  # none, or not sentence-transformers' file: then it is a side file like others
     if not isinstance(modules, list):
         return ()

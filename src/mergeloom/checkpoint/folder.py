@@ -18,7 +18,8 @@ from mergeloom.checkpoint.file_kinds import (
 )
 from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.safetensors_header import lfs_pointer
-from mergeloom.errors import Problems, json_kind, listing
+from mergeloom.errors import Problems, listing
+from mergeloom.json_text import json_kind, parse_json
 
 _SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -211,8 +212,8 @@ def _broken_links(root: Path) -> list[str]:
 
 def _adapter_base(root: Path) -> str:
     try:
-        config = json.loads((root / "adapter_config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        config = parse_json((root / "adapter_config.json").read_bytes())
+    except (OSError, ValueError):
         return ""  # only makes the message less precise
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     return base if isinstance(base, str) else ""
@@ -284,13 +285,12 @@ def read_json(path: Path, shown: str, report: Report) -> dict[str, Any] | None:
         content = path.read_bytes()
         if lfs_pointer(content, size, shown, report):
             return None
-        document = json.loads(content)
+        document = parse_json(content)
     except OSError as error:
         report.error(f"{shown} cannot be read: {error.strerror or error}")
         return None
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        report.error(f"{shown} is not valid JSON: {why}")
+    except ValueError as error:
+        report.error(f"{shown} is not valid JSON: {error}")
         return None
     if not isinstance(document, dict):
         report.error(f"{shown} holds a JSON {json_kind(document)}, not an object")

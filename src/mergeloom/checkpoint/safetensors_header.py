@@ -13,6 +13,7 @@ from typing import Any
 from mergeloom.checkpoint.report import Report
 from mergeloom.checkpoint.views import StoredTensor
 from mergeloom.errors import listing
+from mergeloom.json_text import parse_json
 from mergeloom.types import DTYPES
 
 MAX_HEADER = 100_000_000
@@ -132,10 +133,9 @@ def _parse_json(header: bytes, shown: str, report: Report) -> dict[str, Any] | N
         return found
 
     try:
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        report.error(f"{shown} has a header that is not JSON ({why})", _DAMAGED)
+        entries = parse_json(header.decode("utf-8"), unique)
+    except ValueError as error:
+        report.error(f"{shown} has a header that is not JSON ({error})", _DAMAGED)
         return None
     if not isinstance(entries, dict):
         report.error(f"{shown} has a header that is not a JSON object", _DAMAGED)

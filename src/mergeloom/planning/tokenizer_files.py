@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergeloom.architecture.config import with_vocabulary
 from mergeloom.errors import MergeloomError, Problems
+from mergeloom.json_text import parse_json
 from mergeloom.planning.models import Models
 from mergeloom.planning.plan import Options
 from mergeloom.planning.vocabularies import Decided, vocabulary_rows
@@ -206,8 +207,8 @@ def _listed(value: Any) -> list[Any]:
 def _object(content: bytes) -> dict[str, Any] | None:
     """A JSON object; None for a file that is something else and is left as it is."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        document = parse_json(content)
+    except ValueError:
         return None
     return document if isinstance(document, dict) else None
 

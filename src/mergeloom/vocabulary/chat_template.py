@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from mergeloom.errors import CheckpointError, Problem, RecipeError, json_kind, nearest
+from mergeloom.errors import CheckpointError, Problem, RecipeError, nearest
+from mergeloom.json_text import json_kind, parse_json
 from mergeloom.recipe.fields import BUILT_IN_TEMPLATES, CHAT_TEMPLATES
 from mergeloom.types import Checkpoint, ModelReference
 from mergeloom.vocabulary.template_check import check_template
@@ -184,10 +185,9 @@ def _default(found: Any, where: str) -> str | None:
 
 def _document(content: bytes, where: str) -> dict[str, Any]:
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise CheckpointError(Problem(where, f"is not valid JSON: {why}")) from None
+        document = parse_json(content)
+    except ValueError as error:
+        raise CheckpointError(Problem(where, f"is not valid JSON: {error}")) from None
     if not isinstance(document, dict):
         message = f"holds a JSON {json_kind(document)}, not an object"
         raise CheckpointError(Problem(where, message))

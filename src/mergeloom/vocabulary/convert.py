@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergeloom.errors import CheckpointError, Problem
+from mergeloom.json_text import parse_json
 from mergeloom.vocabulary.tokenizer import is_vocabulary
 
 EXTRA = "Install it with: pip install 'mergeloom[transformers]'"
@@ -78,8 +79,8 @@ def _names_class(folder: Path) -> bool:
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         try:
-            found = json.loads(path.read_bytes()) if path.exists() else {}
-        except (ValueError, RecursionError):
+            found = parse_json(path.read_bytes()) if path.exists() else {}
+        except ValueError:
             return True  # transformers will say what is wrong with it
         if isinstance(found, dict) and found.keys() & {"model_type", "tokenizer_class"}:
             return True
@@ -91,8 +92,8 @@ def _without_code(name: str, content: bytes) -> bytes:
     if name not in ("config.json", "tokenizer_config.json"):
         return content
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):
+        parsed = parse_json(content)
+    except ValueError:
         return content  # transformers will say what is wrong with it
     if isinstance(parsed, dict):
         parsed.pop("auto_map", None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergeloom.checkpoint.quantized.blocks import Dequantized, Piece, lookup, numbers
 from mergeloom.checkpoint.quantized.pool import Pool, content
+from mergeloom.json_text import parse_json
 from mergeloom.types import DTYPES, Scratch, View, nbytes, numel
 
 if TYPE_CHECKING:
@@ -151,10 +152,9 @@ def _state(pool: Pool, name: str, view: View) -> tuple[tuple[int, ...], int, int
         pool.wrong(name, view, f"is longer than {_LONGEST_STATE:,} bytes")
         return None
     try:
-        found = json.loads(content(view))
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        pool.wrong(name, view, f"holds no JSON: {why}")
+        found = parse_json(content(view))
+    except ValueError as error:
+        pool.wrong(name, view, f"holds no JSON: {error}")
         return None
     said: dict[str, Any] = found if isinstance(found, dict) else {}
     shape: Any = said.get("shape")
