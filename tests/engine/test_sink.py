@@ -88,3 +88,14 @@ def test_files_stay_open_for_a_flush_that_is_interrupted(tmp_path, monkeypatch):
     raised.set()
     interrupting.join()
     journal.close()
+
+
+def test_more_shards_than_files_may_be_open_is_told(tmp_path, monkeypatch):
+    """macOS allows 256: a model of 300 GB in shards of 1 GB."""
+
+    def none_left(path, *args):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(sink.os, "open", none_left)
+    with pytest.raises(OutputError, match=r"Too many open files.*--out-shard-size.*ulimit -n"):
+        sink._opened(tmp_path / "model-00257-of-00300.safetensors")

@@ -105,6 +105,15 @@ def test_the_card_is_valid_and_states_a_licence_only_when_all_agree(a, b, licenc
     assert "base_model" not in front  # local folders have no name on the hub
 
 
+def test_a_template_with_code_in_it_does_not_end_the_recipe_in_the_card(pair, tmp_path):
+    talk = "{% for m in messages %}\n```\n{{ m.content }}{{ m.role }}\n```\n{% endfor %}"
+    text = yaml.safe_dump({**yaml.safe_load(recipe(pair)), "chat_template": talk})
+    mergeloom.merge(text, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    shown = card.split("````yaml\n")[1].split("\n````\n")[0]
+    assert yaml.safe_load(shown)["chat_template"] == talk
+
+
 @pytest.mark.parametrize("base", [False, True])
 def test_nothing_of_this_machine_leaves_in_the_card_or_the_weights(base, pair, tmp_path):
     top = {"base_model": str(pair / "A")} if base else {}

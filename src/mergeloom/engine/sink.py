@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -107,7 +108,7 @@ class ShardFiles:
     def _open(self, path: Path, shard: Shard, plan: Plan, fingerprints: Mapping[str, str]) -> None:
         header = shard_header(plan, shard, fingerprints)
         size = len(header) + shard.data_bytes
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        fd = _opened(path)
         self._files.append(fd)
         if not (self._journal.finished and os.fstat(fd).st_size == size):
             _reserve(fd, size, path)
@@ -136,6 +137,15 @@ class ShardFiles:
         for fd in self._files:
             os.close(fd)
         self._files = []
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    except OSError as error:
+        many = "Use a larger --out-shard-size, or allow more open files (ulimit -n)."
+        hint = many if error.errno == errno.EMFILE else ""
+        raise OutputError(Problem(str(path), f"cannot be made: {error.strerror}", hint)) from error
 
 
 def _reserve(fd: int, size: int, path: Path) -> None:

@@ -25,6 +25,9 @@ def model_card(plan: Plan, name: str) -> str:
     inputs = plan.sources
     base = next((c for c in inputs if c.label == str(plan.recipe.base_model)), None)
     with_base = f", with {_shown(base)} as the base" if base and method.base != "unused" else ""
+    recipe, fence = public_recipe(plan.recipe).strip(), "```"
+    while fence in recipe:  # a chat template may show code
+        fence += "`"
     listed = "\n".join(f"- {_shown(c)}" for c in inputs if c is not base or not with_base)
     return (
         f"---\n{front}---\n# {name}\n\n"
@@ -32,7 +35,7 @@ def model_card(plan: Plan, name: str) -> str:
         "[mergeloom](https://github.com/mergeloom/mergeloom).\n\n"
         f"## Merge details\n\n### Method\n\n{title}{with_base}.\n\n"
         f"### Models\n\n{listed}\n\n"
-        f"### Recipe\n\n```yaml\n{public_recipe(plan.recipe).strip()}\n```\n"
+        f"### Recipe\n\n{fence}yaml\n{recipe}\n{fence}\n"
     )
 
 
