@@ -154,6 +154,27 @@ parameters: {t: [{filter: self_atn, value: 1}, {value: 0.5}]}
     assert any("matched 0" in str(warning) for warning in plan.warnings)
 
 
+def test_a_filter_whose_tensors_are_given_elsewhere_is_only_told(folder):
+    """In another slice or by a level before it: nothing is misspelt then."""
+    plan = planned(
+        folder,
+        """
+merge_method: passthrough
+parameters: {scale: [{filter: layers.0., value: 2}, {value: 1}]}
+slices:
+- sources: [{model: A, layer_range: [0, 1], parameters: {scale: 3}}]
+- sources: [{model: A, layer_range: [1, 4], parameters: {scale: {filter: mlp, value: 4}}}]
+  parameters: {scale: {filter: up_proj, value: 5}}
+""",
+    )
+    assert [w.where for w in plan.warnings if "has no effect here" in w.message] == [
+        "slices[1].parameters.scale",
+        "parameters.scale[0]",
+    ]
+    assert each(jobs(plan)["model.layers.0.mlp.up_proj.weight"], "scale") == [3]
+    assert each(jobs(plan)["model.layers.1.mlp.up_proj.weight"], "scale") == [4]
+
+
 def test_a_required_parameter_that_is_missing_names_model_and_parameter(folder):
     with pytest.raises(mergeloom.RecipeError) as failure:
         planned(folder, "merge_method: linear\nmodels: [{model: A}, {model: B}]\n")

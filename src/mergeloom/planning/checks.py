@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from mergeloom.errors import Problems, first_few
@@ -14,7 +14,7 @@ from mergeloom.planning.parameters import Resolver
 from mergeloom.planning.plan import Job, Options
 from mergeloom.planning.targets import Part, Target
 from mergeloom.planning.vocabularies import vocabulary_rows
-from mergeloom.recipe import selects
+from mergeloom.recipe import matches, selects
 from mergeloom.recipe.words import nearest_match
 from mergeloom.types import ModelReference, Recipe
 
@@ -276,21 +276,33 @@ def _vocabulary_message(donor: Model, other: Model, target: Target) -> str:
 def report_filters(
     recipe: Recipe, resolver: Resolver, options: Options, problems: Problems
 ) -> None:
-    """A filter that matches nothing is a misspelt filter."""
+    """A filter that matches nothing is a misspelt filter; one that is only shadowed is told."""
     for use in resolver.filters():
         if use.matched:
             continue
         names = resolver.asked[(use.where, use.filter)]
-        words = sorted({word for name in names for word in name.split(".") if not word.isdigit()})
+        if any(matches(use.filter, name) for name in resolver.names):
+            why = "what it matches is in another slice, or has its value from a level before this"
+            problems.warn(use.where, f"filter {use.filter!r} has no effect here: {why}", "",
+                          recipe.line(use.where))  # fmt: skip
+            continue
         report = problems.warn if options.lenient else problems.error
-        text = use.filter.removeprefix("glob:")
-        is_part = any(text in name for name in names)
-        near = text if is_part else nearest_match(text, words)
-        if near and text != use.filter:
-            near = f"glob:*{near}*"
         message = f"filter {use.filter!r} matched 0 of {use.asked} tensors"
+        near = _meant(use.filter, names)
         message += f"; did you mean {near}?" if near else ""
         report(use.where, message, "", recipe.line(use.where))
+
+
+def _meant(pattern: str, names: Iterable[str]) -> str | None:
+    """The filter that was probably meant by one that matches none of the names."""
+    text = pattern.removeprefix("glob:")
+    near: str | None = text
+    if not any(text in name for name in names):
+        words = sorted({word for name in names for word in name.split(".") if not word.isdigit()})
+        near = nearest_match(text, words)
+        if near and near in text and "*" not in text:
+            return None  # all of it is right but the number of the layer
+    return near if text == pattern or not near else f"glob:*{near}*"
 
 
 def report_patterns(

@@ -29,6 +29,7 @@ class Resolver:
     recipe: Recipe
     method: Method
     problems: Problems
+    names: set[str] = field(default_factory=set)
     asked: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     missing: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     unmatched: set[tuple[str, str]] = field(default_factory=set)
@@ -71,6 +72,7 @@ class Resolver:
     def _find(
         self, parameter: Parameter, levels: Sequence[Level], name: str, position: float
     ) -> Scalar | None:
+        self.names.add(name)
         for where, settings in levels:
             if (setting := settings.get(parameter.name)) is None:
                 continue
