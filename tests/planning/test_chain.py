@@ -61,6 +61,17 @@ def test_a_document_named_like_a_hub_model_leaves_nothing_behind(folder, tmp_pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+def test_mistakes_of_every_document_are_told_at_once(folder):
+    """And nothing of a document that only lacks the result of another one."""
+    text = chain(folder).replace(str(folder / "B"), "./nowhere")
+    with pytest.raises(mergeloom.CheckpointError) as caught:
+        mergeloom.plan(text.replace("{model: third}", "{model: ./nobody}"))
+    assert [str(p).partition(" does")[0] for p in caught.value.problems] == [
+        "models[1] (line 6): ./nowhere",
+        "models[1] (line 16): ./nobody",
+    ]
+
+
 def test_planned_offsets_are_those_of_the_files_that_are_written(folder, tmp_path):
     plan = mergeloom.plan(chain(folder), Options(intermediates=tmp_path / "kept"))
     views = {i.view for job in plan.jobs for i in job.inputs}

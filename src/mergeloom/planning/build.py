@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,12 +49,25 @@ def make_plan(recipe: Recipe, options: Options | None = None) -> Plan:
     if options.out_shard_size < 1:
         raise RecipeError(Problem("--out-shard-size", f"{options.out_shard_size} is less than one"))
     chain: list[Plan] = []
+    failed: dict[str | None, MergeloomError] = {}
     for earlier in recipe.chain:
-        part = _plan_one(earlier, options, tuple(chain))
+        try:
+            part = _plan_one(earlier, options, tuple(chain), failed=failed)
+        except MergeloomError as error:  # told together with those of the documents after it
+            failed[earlier.name] = error
+            continue
         name = f"{earlier.name}-{part.digest[:16]}".replace("/", "--")  # one folder, not two
         folder = (options.intermediates or Path()) / name
         chain.append(replace(part, folder=folder))
-    return _plan_one(recipe, options, tuple(chain))
+    try:
+        planned = _plan_one(recipe, options, tuple(chain), failed=failed)
+    except MergeloomError as error:
+        failed[None] = error
+    if failed:
+        first, *_ = failed.values()
+        every = [problem for error in failed.values() for problem in error.problems]
+        raise type(first)(every) from first.__cause__
+    return planned
 
 
 def plan_opened(
@@ -69,6 +82,7 @@ def _plan_one(
     options: Options,
     chain: tuple[Plan, ...],
     opened: Mapping[ModelReference, Checkpoint] | None = None,
+    failed: Container[str | None] = (),
 ) -> Plan:
     problems = Problems()
     with _order_of_file(recipe):
@@ -76,7 +90,7 @@ def _plan_one(
         parts = make_parts(recipe, method)
         _check_parts(recipe, method, parts, problems)
         if opened is None:
-            opened = open_models(recipe, options, chain, problems)
+            opened = open_models(recipe, options, chain, failed, problems)
         if opened is None:
             raise CheckpointError(problems.errors)
         problems.raise_errors(RecipeError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,9 +75,16 @@ class Models:
 
 
 def open_models(
-    recipe: Recipe, options: Options, chain: tuple[Plan, ...], problems: Problems
+    recipe: Recipe,
+    options: Options,
+    chain: tuple[Plan, ...],
+    failed: Container[str | None],
+    problems: Problems,
 ) -> dict[ModelReference, Checkpoint] | None:
-    """Open every model of a recipe; None after reporting all that is wrong with them."""
+    """Open every model of a recipe; None after reporting all that is wrong with them.
+
+    Results of the documents in ``chain`` are described; of those in ``failed`` nothing is said.
+    """
     planned = {plan.recipe.name: plan for plan in chain}
     opened: dict[ModelReference, Checkpoint] = {}
     wanted = (*recipe.models(), *recipe.lenders())
@@ -86,6 +93,8 @@ def open_models(
         if reference.path in planned:
             if result := _result(reference, planned[reference.path], where, recipe, problems):
                 opened[reference] = result
+            continue
+        if reference.path in failed:
             continue
         checkpoint = open_checkpoint(
             reference,
