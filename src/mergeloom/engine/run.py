@@ -308,7 +308,7 @@ class Worker:
         """Do one span; the finished tensor if it was the job's last."""
         running = task.running
         start, stop = running.spans[task.span]
-        if task.phase == 0:  # later passes find in the system's cache what this one has read
+        if task.phase == 0:  # later passes find their inputs in the page cache
             self._ahead.taken(input_bytes(running.job, start, stop))
         try:
             if task.writes:
