@@ -5,7 +5,9 @@
 
 `core.py merge --cold` compares seconds with those of plain reads and writes, which on a shared
 machine vary from run to run. This asks the kernel for how long the disk had something to do
-(`io_ticks` of /sys/class/block/*/stat): at 100 % a merge waits for the disk alone.
+(`io_ticks` of /sys/class/block/*/stat). Busy means that at least one request was under way: a low
+share shows that a merge keeps the disk waiting, a high one does not show that no other reader would
+get more from it. For that compare with the floors of `core.py merge --cold`.
 """
 
 from __future__ import annotations
