@@ -135,6 +135,18 @@ def test_a_file_cut_short_or_removed_after_opening_is_named(tmp_path):
         read(view)
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be asked")
+def test_no_request_is_longer_than_linux_grants(tmp_path, monkeypatch):
+    path, asked = tmp_path / "x.safetensors", []
+    save_file({"a": torch.zeros(300_001)}, path)
+    view = good(path).tensors["a"]
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, n, how: asked.append((start, n)))
+    view.prefetch(7, 300_001)
+    assert max(n for _, n in asked) <= 128 << 10
+    ends = [start + n for start, n in asked]
+    assert [view.offset + 28, *ends] == [*(start for start, _ in asked), view.offset + 1_200_004]
+
+
 def test_a_replaced_file_is_read_anew(tmp_path):
     for value in (1.0, 2.0):
         save_file({"a": torch.full((8,), value)}, tmp_path / "new")

@@ -11,6 +11,10 @@ from weakref import WeakValueDictionary
 from mergeloom.errors import CheckpointError
 
 _LIMIT = 48
+_ASKED = 128 << 10
+"""Bytes that the system is asked for at a time. Linux quietly reads no more of a request than it
+reads ahead by itself (read_ahead_kb, 128 unless set) or than the disk takes at once."""
+
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -97,8 +101,11 @@ def will_need(path: Path, offset: int, nbytes: int) -> None:
     """Ask the system to read ahead, where it can be asked."""
     if not hasattr(os, "posix_fadvise"):
         return
+    end = offset + nbytes
     try:
-        os.posix_fadvise(open_file(path).fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
+        file = open_file(path)
+        for start in range(offset, end, _ASKED):
+            os.posix_fadvise(file.fd, start, min(_ASKED, end - start), os.POSIX_FADV_WILLNEED)
     except (OSError, CheckpointError):
         return  # only a hint: the read that follows reports what is wrong
 
