@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,10 @@ from benchmarks.synthetic import SIZES, synthetic_set
 HERE = Path(__file__).resolve().parent
 # Neither tool may look for a model hub in the middle of a measurement.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+# Seconds. A disk discards the blocks of deleted files in its own time. The run before ours deletes
+# nothing that had reached the disk, ours begins by deleting a whole model: without a pause our cold
+# merges took a fifth longer than the first one, which had nothing to delete.
+SETTLING = 5.0
 
 
 class RunFailed(Exception):  # noqa: N818 -- it is a finding, not a defect of the benchmark
@@ -80,6 +85,7 @@ class Bench:
         os.sync()  # no run pays for what the one before it left unwritten
         files = input_files(method, self.folders)
         if self.arguments.cold:
+            time.sleep(SETTLING)
             share, how = chill(files)
         else:
             share, how = warm(files), "all inputs read once"
