@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import textwrap
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 import yaml
 
 from mergeloom import load_recipe
+from mergeloom.cli.errors import run_command
 from mergeloom.cli.main import mergeloom
 from mergeloom.cli.peers import mergekit_command, mergekitty_command
 from mergeloom.errors import Problems
@@ -217,6 +221,19 @@ def test_methods_lists_each_with_a_sentence():
     lines = done.out.splitlines()
     assert [line.split()[0] for line in lines] == list(METHODS)
     assert all(line.endswith(".") and len(line.split()) > 5 for line in lines)
+
+
+def test_a_full_disk_behind_the_output_is_no_defect(capsys):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with contextlib.redirect_stdout(Full()), pytest.raises(SystemExit) as end:
+        run_command(mergeloom, ["methods"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: standard output: there is no space left on the disk\n"
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

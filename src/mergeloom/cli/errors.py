@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import sys
@@ -81,7 +82,11 @@ def _exit_code(call: Callable[[], Any]) -> int:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         sys.stdout = None
         return 1
-    except Exception:  # noqa: BLE001 - a defect of ours, told as one
+    except Exception as error:  # noqa: BLE001 - a defect of ours, told as one
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "standard output"
+            tell([Problem(str(where), "there is no space left on the disk")], "error")
+            return 2
         traceback.print_exc()
         click.echo("this is a defect of mergeloom: please report it with the lines above", err=True)
         return 1
