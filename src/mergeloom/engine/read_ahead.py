@@ -14,8 +14,8 @@ AHEAD = 128 << 20
 second pass over a tensor of ordinary size. They are in the page cache, not in this process."""
 
 AT_ONCE = 4 << 20
-"""Bytes that are asked for in one go, over all inputs of a tensor. With 16 MiB a cold copy was a
-quarter slower; less makes no difference."""
+"""Bytes that are asked for, over all inputs of a tensor, before it is looked again how far the
+workers are."""
 
 
 class ReadAhead:
