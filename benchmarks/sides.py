@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 # Neither tool may look for a model hub in the middle of a measurement.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # Seconds. A disk discards the blocks of deleted files in its own time. A run of ours comes after
-# the deletion of the model that the last one wrote, a floor after none of what had reached the disk.
+# the deletion of the model that the last one wrote, a floor after none that had reached the disk.
 # Without a pause our cold merges took a fifth longer than the first, which had nothing to delete.
 SETTLING = 5.0
 
