@@ -231,9 +231,7 @@ def test_a_full_disk_behind_the_output_is_no_defect(capsys):
     with contextlib.redirect_stdout(Full()), pytest.raises(SystemExit) as end:
         run_command(mergeloom, ["methods"])
     assert end.value.code == 2
-    assert capsys.readouterr().err == (
-        "error: standard output: there is no space left on the disk\n"
-    )
+    assert capsys.readouterr().err == "error: no space is left where the output goes\n"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -84,8 +84,8 @@ def _exit_code(call: Callable[[], Any]) -> int:
         return 1
     except Exception as error:  # noqa: BLE001 - a defect of ours, told as one
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = error.filename or "standard output"
-            tell([Problem(str(where), "there is no space left on the disk")], "error")
+            where = str(error.filename or "")  # a write does not know its file
+            tell([Problem(where, "no space is left where the output goes")], "error")
             return 2
         traceback.print_exc()
         click.echo("this is a defect of mergeloom: please report it with the lines above", err=True)
